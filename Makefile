@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make series` runs the five notebooks, `make test` runs every test.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+STAMP  := $(VENV)/installed-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+
+.PHONY: series test lint clean
+
+$(STAMP): requirements.txt tests/requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	rm -f $(VENV)/installed-*; touch $@
+
+series: $(STAMP)
+	$(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.timeout=-1 \
+	  --output-dir output/notebooks $(NOTEBOOKS)
+	@echo "Executed notebooks: output/notebooks/   Runs, with checkpoints, metrics.csv and pictures: output/*/runs/"
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# One nbval process a notebook, stopping at its first failing cell: later cells only repeat the error.
+test: lint
+	$(BIN)/python -m pytest -q
+	rm -rf output/smoke
+	for notebook in $(NOTEBOOKS); do \
+	  EVALIB_SMOKE=1 $(BIN)/python -m pytest -q -x -p no:cacheprovider -W ignore \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $$notebook || exit 1; \
+	done
+
+clean:
+	rm -rf output .pytest_cache .ruff_cache

@@ -1,0 +1,108 @@
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from evalib import checkpoint
+
+
+def state(step):
+    return {"step": step, "model": {"weight": torch.full((3,), float(step))}, "history": []}
+
+
+def test_newest_is_the_highest_step_and_two_files_stay(tmp_path):
+    for step in (1, 2, 10):
+        checkpoint.save(tmp_path, state(step))
+    path, found = checkpoint.newest([tmp_path])
+    assert found["step"] == 10 and path.name.startswith("step-0000000010-")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_a_torn_newest_file_falls_back_to_the_one_before(tmp_path, damage):
+    checkpoint.save(tmp_path, state(1))
+    torn = checkpoint.save(tmp_path, state(2))
+    torn.write_bytes(torn.read_bytes()[:-100] if damage is None else damage)
+    with pytest.warns(UserWarning, match="do not match its name"):
+        _, found = checkpoint.newest([tmp_path])
+    assert found["step"] == 1
+
+
+def test_foreign_files_and_drive_duplicates_are_not_taken(tmp_path):
+    path = checkpoint.save(tmp_path, state(5))
+    path.with_name(path.stem + " (1).pt").write_bytes(path.read_bytes())
+    (tmp_path / "step-0000000099.pt").write_bytes(b"x")
+    (tmp_path / ".tmp-12345678-step-0000000100-x.pt").write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checkpoint.newest([tmp_path])[0] == path
+
+
+def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path):
+    assert checkpoint.newest([tmp_path, tmp_path / "missing"]) is None
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    evil = tmp_path / "weights.pt"
+    torch.save({"model": Evil(), "step": 1}, evil, pickle_module=pickle)
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load(evil)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_from_newer_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    path = checkpoint.save(tmp_path, state(1))
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    with pytest.raises(ValueError, match="newer than this evalib"):
+        checkpoint.load(path)
+
+
+def test_a_failing_disk_keeps_the_previous_checkpoint_and_names_the_folder(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1))
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match=f"MiB to {tmp_path}"):
+        checkpoint.save(tmp_path, state(2))
+    assert checkpoint.newest([tmp_path])[1]["step"] == 1
+    assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left behind
+
+
+def test_the_copy_on_drive_is_enough_to_resume_from(tmp_path):
+    for step in (1, 2, 3):
+        path = checkpoint.save(tmp_path / "local", state(step))
+        checkpoint.copy(path, tmp_path / "drive")
+    assert checkpoint.newest([tmp_path / "gone", tmp_path / "drive"])[1]["step"] == 3
+    assert len(list((tmp_path / "drive").iterdir())) == 2
+
+
+def test_fewer_than_two_checkpoints_cannot_be_kept(tmp_path):
+    with pytest.raises(ValueError, match="at least 2"):
+        checkpoint.save(tmp_path, state(1), keep=1)
+
+
+def test_a_kill_while_saving_always_leaves_a_readable_checkpoint(tmp_path):
+    """A child saves without pause and is killed five times; the issue-size run is a benchmark."""
+    code = (
+        "import torch, itertools, pathlib; from evalib import checkpoint as c\n"
+        f"for k in itertools.count(): c.save(pathlib.Path({str(tmp_path)!r}), "
+        "{'step': k, 'model': {'w': torch.randn(300_000)}}); print(k, flush=True)"
+    )
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(5):
+            child.stdout.readline()
+        child.kill()
+        child.communicate()
+        assert checkpoint.newest([tmp_path])[1]["model"]["w"].shape == (300_000,)
