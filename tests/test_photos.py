@@ -1,0 +1,339 @@
+"""Photographs as people have them: every kind is read right or refused with a reason."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image, ImageFile
+from torch import nn
+
+from evalib import unet
+from evalib.photos import load_photo, predict_pair, write_prediction
+
+WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A 16-bit PNG by the specification (Pillow writes grey only): (H, W, 1 to 4) uint16."""
+    height, width, channels = values.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# reading
+
+
+def test_path_text_and_uploads_give_the_same_photo(tmp_path):
+    photo = noise(5, 7)
+    data = encoded(Image.fromarray(photo), "PNG")
+    path = tmp_path / "photo.jpg"  # the suffix lies: bytes decide
+    path.write_bytes(data)
+    for source in (path, str(path), data, memoryview(data)):
+        read = load_photo(source)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, photo)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_exif_photo_is_upright(kind, orientation):
+    upright = np.zeros((32, 64, 3), np.uint8)
+    upright[:16, :32] = 255  # white top left corner of a wide photo
+    # EXIF: the stored rows and columns, were they turned as the tag says, give `upright`
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright.transpose(1, 0, 2), 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = load_photo(encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif))
+    assert read.shape == upright.shape
+    assert np.abs(read.astype(int) - upright).max() < 30  # JPEG and WEBP lose a little
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    read = load_photo(encoded(Image.fromarray(values), kind))
+    np.testing.assert_array_equal(read, np.stack([[[0, 0, 1, 128, 255]]] * 3, axis=-1))
+
+
+def test_16_bit_tiff_of_the_other_byte_order_is_read():
+    pixels = np.array([0x1234, 0xFFFF], ">u2").tobytes()
+    entries = [(256, 2), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (278, 1), (279, 4)]
+    tags = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
+    head = b"MM\0*" + struct.pack(">I", 12) + pixels + struct.pack(">H", len(entries))
+    assert load_photo(head + tags + b"\0" * 4)[0].tolist() == [[0x12] * 3, [0xFF] * 3]
+
+
+def test_16_bit_grey_rotated_by_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it
+    values = np.array([[0x1000, 0x2000]], np.uint16)
+    read = load_photo(encoded(Image.fromarray(values), "PNG", exif=exif))
+    assert read[..., 0].tolist() == [[0x10], [0x20]]
+
+
+def test_16_bit_colour_keeps_its_colours():
+    values = np.array([[[0x0000, 0x80FF, 0xFFFF], [0x1234, 0x5678, 0x9ABC]]], np.uint16)
+    assert load_photo(png16(values))[0].tolist() == [[0, 0x80, 255], [0x12, 0x56, 0x9A]]
+
+
+def test_16_bit_alpha_is_laid_on_white():
+    values = np.array([[[0, 0, 0, 0], [65535, 0, 0, 65535]]], np.uint16)
+    assert load_photo(png16(values))[0].tolist() == [list(WHITE), list(RED)]
+    assert load_photo(png16(values[..., [1, 3]]))[0].tolist() == [list(WHITE), list(BLACK)]
+
+
+def test_hidden_colours_of_transparent_parts_do_not_leak():
+    rgba = np.array([[(255, 0, 0, 0), (255, 0, 0, 255), (0, 0, 0, 128)]], np.uint8)
+    for kind in ("PNG", "TIFF"):
+        read = load_photo(encoded(Image.fromarray(rgba), kind))[0]
+        assert read.tolist() == [list(WHITE), list(RED), [127, 127, 127]]
+
+
+def test_transparent_palette_is_laid_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    for kind in ("PNG", "GIF"):
+        read = load_photo(encoded(image, kind, transparency=1))[0]
+        assert read.tolist() == [list(RED), list(WHITE)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "expected"),
+    [
+        ("L", 128, "PNG", GREY),
+        ("L", 128, "JPEG", GREY),
+        ("1", 1, "PNG", WHITE),
+        ("LA", (128, 255), "PNG", GREY),
+        ("CMYK", (0, 255, 255, 0), "JPEG", RED),
+        ("CMYK", (0, 255, 255, 0), "TIFF", RED),
+        ("RGB", RED, "BMP", RED),
+        ("RGB", RED, "WEBP", RED),
+    ],
+)
+def test_other_colour_spaces_become_rgb(mode, colour, kind, expected):
+    read = load_photo(encoded(Image.new(mode, (16, 8), colour), kind))
+    assert read.shape == (8, 16, 3)
+    assert np.abs(read.astype(int) - expected).max() <= 3  # lossy kinds are off by a little
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (4, 4), RED), Image.new("RGB", (4, 4), WHITE)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load_photo(data)[0, 0].tolist() == list(RED)
+
+
+# refusing
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    for path in (tmp_path / "nowhere.jpg", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no photo at {path}: give the path"):
+            load_photo(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"import os\n", b"PK\3\4" + bytes(50), b"GIF89a"])
+def test_not_a_picture_is_refused(data):
+    with pytest.raises(ValueError, match="cannot read the upload of .*needed .*JPEG.*export"):
+        load_photo(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_cut_or_damaged_file_is_an_error_never_a_half_grey_photo(kind, tmp_path):
+    data = encoded(Image.fromarray(noise(64, 64)), kind)
+    path = tmp_path / "cut.jpg"
+    for end in range(0, len(data) * 3 // 4, max(1, len(data) // 20)):
+        path.write_bytes(data[:end])
+        with pytest.raises(ValueError, match=f"cannot read {path}"):
+            load_photo(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_random_damage_raises_nothing_but_value_error(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if kind in ("JPEG", "PNG", "TIFF", "WEBP") else {}
+    data = np.frombuffer(encoded(Image.fromarray(noise(16, 24)), kind, **options), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        broken = data.copy()
+        broken[rng.integers(0, min(300, len(data)), 3)] = rng.integers(0, 256, 3)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow tells of odd metadata it skipped
+                photo = load_photo(broken.tobytes())
+        except ValueError as error:
+            assert "cannot read the upload" in str(error)
+        else:
+            assert photo.dtype == np.uint8
+            assert photo.shape[2:] == (3,)
+
+
+def test_postscript_is_never_interpreted(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    def interpreter(*_args, **_options):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", interpreter)
+    with pytest.raises(ValueError, match="cannot identify"):
+        load_photo(encoded(Image.new("RGB", (8, 8)), "EPS"))
+
+
+@pytest.mark.filterwarnings("ignore")  # the refusal must not hang on how warnings are set
+@pytest.mark.parametrize("factor", [1.5, 3])  # Pillow warns above its limit, refuses above twice
+def test_decompression_bomb_is_refused_before_it_is_unpacked(factor, monkeypatch):
+    data = encoded(Image.new("1", (300, 100)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(300 * 100 / factor))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("was unpacked"))
+    with pytest.raises(ValueError, match="decompression bomb.*at most 89 million pixels"):
+        load_photo(data)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", 70_000), ("I", -1)])
+def test_values_without_a_known_range_are_refused(mode, value):
+    with pytest.raises(ValueError, match="not whole numbers of 16 bits"):
+        load_photo(encoded(Image.new(mode, (2, 2), value), "TIFF"))
+
+
+# predicting
+
+
+class Stub(nn.Module):
+    """Mask: is `fg_bg` brighter than `bg`? Depth: the red of `bg`. Keeps what it was shown."""
+
+    def forward(self, bg, fg_bg):
+        self.seen = bg, fg_bg
+        brighter = (fg_bg - bg).mean(1, keepdim=True)
+        return {"mask_logits": 40 * brighter - 10, "depth_logits": bg[:, :1].logit(1e-6)}
+
+
+def test_prediction_has_the_size_of_img_and_the_network_saw_the_working_size():
+    model, bg = Stub(), np.full((300, 401, 3), 51, np.uint8)
+    img = bg.copy()
+    img[:, 200:] = 255
+    mask_pred, depth_pred = predict_pair(model, bg, img, long_side=100)
+    assert mask_pred.shape == depth_pred.shape == (300, 401)
+    assert mask_pred.dtype == depth_pred.dtype == np.float32
+    assert [tuple(x.shape) for x in model.seen] == [(1, 3, 75, 100)] * 2
+    assert mask_pred[:, :190].max() < 0.01
+    assert mask_pred[:, 210:].min() > 0.99
+    np.testing.assert_allclose(depth_pred, 51 / 255, atol=1e-5)
+
+
+def test_shrinking_averages_instead_of_picking_pixels():
+    checks = np.zeros((64, 64, 3), np.uint8)
+    checks[::2, ::2] = checks[1::2, 1::2] = 255
+    model = Stub()
+    predict_pair(model, checks, checks, long_side=32)
+    np.testing.assert_allclose(model.seen[0], 0.5, atol=0.003)  # 127.5 in 8 bits
+
+
+def test_maps_are_enlarged_smoothly():
+    bg = np.zeros((32, 64, 3), np.uint8)
+    bg[:, 32:] = 204
+    _, depth_pred = predict_pair(Stub(), bg, bg, long_side=32)
+    np.testing.assert_allclose(depth_pred[:, 30:34], [[0, 0.2, 0.6, 0.8]] * 32, atol=1e-5)
+
+
+def test_bg_and_img_are_not_swapped_and_small_photos_are_not_enlarged():
+    model, bg, img = Stub(), noise(20, 30, seed=1), noise(20, 30, seed=2)
+    predict_pair(model, bg, img, long_side=128)
+    for seen, photo in zip(model.seen, (bg, img), strict=True):
+        expected = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+        assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 20), (33, 65)])
+def test_a_real_network_takes_any_proportions(shape):
+    mask_pred, depth_pred = predict_pair(unet.build("small"), noise(*shape), noise(*shape, seed=1))
+    for prediction in (mask_pred, depth_pred):
+        assert prediction.shape == shape
+        assert ((prediction >= 0) & (prediction <= 1)).all()
+
+
+def test_bg_of_another_size_and_the_same_proportions_is_scaled_with_a_note():
+    model, img = Stub(), np.full((427, 640, 3), 200, np.uint8)
+    bg = np.full((40, 60, 3), 200, np.uint8)
+    with pytest.warns(UserWarning, match="bg is 60x40, img is 640x427.*bg is scaled"):
+        mask_pred, _ = predict_pair(model, bg, img)
+    assert mask_pred.shape == (427, 640)
+    assert mask_pred.max() < 0.01
+    assert [tuple(x.shape) for x in model.seen] == [(1, 3, 40, 60)] * 2  # neither is enlarged
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 62), (30, 61)])
+def test_two_proportions_are_refused_with_both_sizes(height, width):
+    text = f"bg is 60x80, img is {width}x{height} .*proportions differ; take both with"
+    with pytest.raises(ValueError, match=text):
+        predict_pair(Stub(), noise(80, 60), noise(height, width))
+
+
+def test_arrays_that_are_no_photos_are_refused():
+    photo = noise(4, 4)
+    for wrong in (photo / 255.0, photo[..., 0], photo[:0], np.dstack([photo, photo[..., 0]])):
+        with pytest.raises(ValueError, match="img is .*needed uint8.*load_photo"):
+            predict_pair(Stub(), photo, wrong)
+    with pytest.raises(ValueError, match="long_side is 15, needed 16 or more"):
+        predict_pair(Stub(), photo, photo, long_side=15)
+
+
+# writing
+
+
+def test_written_files_hold_what_was_predicted(tmp_path):
+    mask_pred = np.array([[0.0, 0.5, 0.51, 1.0]], np.float32)
+    depth_pred = np.array([[-0.1, 0.1234, 0.5, 1.1]], np.float32)
+    paths = write_prediction(tmp_path / "new" / "out", mask_pred, depth_pred)
+    assert [p.name for p in paths] == ["mask.png", "depth.png", "depth_colour.png"]
+    mask, depth, colour = (np.asarray(Image.open(path)) for path in paths)
+    assert (mask.dtype, mask.tolist()) == (np.uint8, [[0, 0, 255, 255]])
+    assert depth.astype(int).tolist() == [[0, 1234, 5000, 10_000]]  # millimetres
+    assert paths[1].read_bytes()[24] == 16  # IHDR: bit depth
+    assert colour.shape == (1, 4, 3)
+    for pixel, value in zip(colour[0], depth_pred[0], strict=True):
+        np.testing.assert_allclose(pixel / 255, colormaps["viridis"](float(value))[:3], atol=0.01)
+    # written anew: another threshold, and colours that do not hang on the farthest point
+    write_prediction(tmp_path / "new" / "out", mask_pred[:, :3], depth_pred[:, :3], threshold=0.3)
+    assert np.asarray(Image.open(paths[0])).tolist() == [[0, 255, 255]]
+    np.testing.assert_array_equal(np.asarray(Image.open(paths[2])), colour[:, :3])
+
+
+def test_writing_refuses_a_file_as_folder_and_broken_maps(tmp_path):
+    good = np.zeros((2, 2), np.float32)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file, needed a folder"):
+        write_prediction(tmp_path / "file", good, good)
+    with pytest.raises(ValueError, match="nan or inf"):
+        write_prediction(tmp_path, good, good * np.nan)
+    assert not (tmp_path / "mask.png").exists()
