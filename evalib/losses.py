@@ -1,0 +1,177 @@
+"""What training minimises: the terms in MASK and DEPTH, and Loss, a weighted sum of them.
+
+A term is the mean over images of one value per image. Terms and their gradients are finite for
+all finite input: empty or full masks, zero or constant depth, saturated logits. They compute in
+float32 under autocast, and no gradient is non-deterministic on CUDA (hence no padding layers).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Maps = dict[str, Tensor]
+Term = Callable[[Tensor, Tensor], Tensor]  # pred or logits, target: (B, 1, H, W) each -> ()
+
+
+def _term(function: Term) -> Term:
+    """Refuse shapes that would broadcast, and run `function` in float32 or better."""
+
+    @wraps(function)
+    def term(pred: Tensor, target: Tensor) -> Tensor:
+        if pred.shape != target.shape or pred.ndim != 4 or pred.numel() == 0:
+            shapes = f"a prediction {tuple(pred.shape)} and a target {tuple(target.shape)}"
+            raise ValueError(f"{function.__name__} got {shapes}; needed: one (B, 1, H, W), B > 0")
+        dtype = torch.promote_types(pred.dtype, torch.float32)
+        with torch.autocast(pred.device.type, enabled=False):
+            return function(pred.to(dtype), target.to(dtype))
+
+    return term
+
+
+def dice(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Soft Dice loss, 0..1: 1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) for each image.
+
+    The added 1 defines the empty case: no foreground and none predicted costs 0.
+    Source: Milletari et al. 2016 (V-Net), section 3, without their squares.
+    """
+    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1)
+    return (1 - (2 * (p * m).sum(1) + 1) / (p.sum(1) + m.sum(1) + 1)).mean()
+
+
+def edge(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference of two edge maps, in which 1 is a straight, sharp step from 0 to 1.
+
+    A constant prediction has no edges and so no gradient: use it beside another term.
+    Source: seed 000, thought 25: the edge map of my mask must be equal to the ground truth's.
+    """
+    return (_sobel(mask_logits.sigmoid()) - _sobel(mask)).abs().mean()
+
+
+def bce_after_sigmoid(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """A mistake, kept for notebook 02: a sigmoid, then a loss that applies a sigmoid of its own.
+
+    That one sees 0..1 only: a perfect mask costs .693 a background and .313 a foreground pixel.
+    Gradients are at most half those of bce, and vanish where the network is surely wrong, where
+    bce's are largest. Source: seed 000, "Adding sigmoid worsened output".
+    """
+    return F.binary_cross_entropy_with_logits(mask_logits.sigmoid(), mask)
+
+
+def _sobel(image: Tensor) -> Tensor:
+    """Sobel magnitude / 4, same shape; the outermost pixels are repeated beyond the frame."""
+    image = torch.cat((image[..., :1], image, image[..., -1:]), -1)
+    image = torch.cat((image[..., :1, :], image, image[..., -1:, :]), -2)  # (B, 1, H+2, W+2)
+    x, y = image[..., 2:] - image[..., :-2], image[..., 2:, :] - image[..., :-2, :]
+    x = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]  # (B, 1, H, W)
+    y = y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]
+    return (x.square() + y.square() + 1e-12).sqrt() / 4  # on flat ground sqrt(0) has gradient NaN
+
+
+def huber(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """x^2 / 2 up to .1 (a metre; not tuned), .1 (|x| - .05) beyond; torch's 1 would be l2 / 2."""
+    return F.huber_loss(depth_pred, depth, delta=0.1)
+
+
+def rmse(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """Root mean square of each image's differences; the gradient at a perfect map is 0."""
+    x = (depth_pred - depth).flatten(1)
+    return (torch.linalg.vector_norm(x, dim=1) / math.sqrt(x.shape[1])).mean()
+
+
+def berhu(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """Reverse Huber: |x| up to c, (x^2 + c^2) / 2c beyond; c is a fifth of the image's top |x|.
+
+    Source: Laina et al. 2016, section 3.2 (with c over the batch; our images stay independent).
+    """
+    x = (depth_pred - depth).abs()
+    c = 0.2 * x.detach().amax((1, 2, 3), keepdim=True).clamp_min(1e-6)  # a perfect map: no 0 / 0
+    return torch.where(x <= c, x, (x.square() + c.square()) / (2 * c)).mean()
+
+
+def gradient(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """|dR/dx| + |dR/dy| a pixel, R = depth_pred - depth, summed over strides 1, 2, 4 and 8.
+
+    Blind to a constant offset: use it beside `l1`. A stride larger than the image adds 0.
+    Source: MegaDepth (Li & Snavely 2018), on log depth; MiDaS (Ranftl et al. 2020), as here.
+    """
+    scales = [(depth_pred - depth)[..., ::stride, ::stride] for stride in (1, 2, 4, 8)]
+    return sum((r.diff(dim=3).abs().sum() + r.diff(dim=2).abs().sum()) / r.numel() for r in scales)
+
+
+def ssim(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """(1 - mean SSIM) / 2, 0..1. Source: Alhashim & Wonka 2018 (DenseDepth), eq. 4."""
+    return (1 - ssim_map(depth_pred, depth).mean()) / 2
+
+
+@_term
+def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity, -1..1, a pixel of two (B, 1, H, W) in 0..1; same shape, any size.
+
+    Gaussian window 11 x 11, sigma 1.5; k1 .01, k2 .03, range 1; mirrored at the frame, so that the
+    mean is torchmetrics' (which wants 6 pixels a side). Source: Wang et al. 2004, eq. 13.
+    """
+    rows, columns = (_window(side, pred) for side in pred.shape[-2:])
+    middle = target.mean((1, 2, 3), keepdim=True)  # E[x^2] - E[x]^2 loses fewer digits near x = 0
+    x, y = pred - middle, target - middle
+    mx, my, xx, yy, xy = (rows @ image @ columns.mT for image in (x, y, x * x, y * y, x * y))
+    structure = (2 * (xy - mx * my) + 0.03**2) / (xx - mx * mx + yy - my * my + 0.03**2)
+    mx, my = mx + middle, my + middle
+    return structure * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
+
+
+def _window(side: int, like: Tensor) -> Tensor:
+    """(side, side), row i: the Gaussian around pixel i. 27 x faster than convolving, 64 px, CPU."""
+    offset, pixel = (torch.arange(*ends, device=like.device) for ends in ((-5, 6), (0, side)))
+    weight = torch.softmax(-(offset.to(like.dtype) ** 2) / (2 * 1.5**2), 0)
+    period = max(2 * (side - 1), 1)
+    seen = (pixel[:, None] + offset) % period  # (side, 11)
+    seen = torch.minimum(seen, period - seen)  # mirrored: pixel -1 is pixel 1
+    return ((seen[:, :, None] == pixel) * weight[:, None]).sum(1)
+
+
+MASK = {"bce": _term(F.binary_cross_entropy_with_logits)}  # log 2 where all logits are 0
+MASK |= {term.__name__: _term(term) for term in (dice, edge, bce_after_sigmoid)}
+DEPTH = {"l1": _term(F.l1_loss), "l2": _term(F.mse_loss)}
+DEPTH |= {term.__name__: _term(term) for term in (huber, rmse, berhu, gradient, ssim)}
+
+
+class Loss:
+    """Weighted sum of terms, as mask="bce+dice", depth="l1+0.5*gradient"; "" trains no such task.
+
+    Called with {"mask_logits", "depth_logits"} and {"mask", "depth"}, all (B, 1, H, W); those of
+    an untrained task may be missing. Returns the total () and its parts, unweighted and detached,
+    keyed "mask/bce", "depth/l1"... ValueError: a term not known, repeated or misspelt; no term.
+    """
+
+    def __init__(self, mask: str = "bce+dice", depth: str = "l1+0.5*gradient") -> None:
+        self.mask, self.depth = _parse(mask, MASK, "mask"), _parse(depth, DEPTH, "depth")
+        if not (self.mask or self.depth):
+            raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
+
+    def __call__(self, out: Maps, batch: Maps) -> tuple[Tensor, Maps]:
+        total, parts = 0.0, {}
+        for task, known, weights in (("mask", MASK, self.mask), ("depth", DEPTH, self.depth)):
+            for name, weight in weights.items():
+                pred = out[f"{task}_logits"]
+                if task == "depth":  # in float32: half precision has steps of 5 mm to 4 cm here
+                    pred = pred.float().sigmoid()
+                part = known[name](pred, batch[task])
+                total, parts[f"{task}/{name}"] = total + weight * part, part.detach()
+        return total, parts
+
+
+def _parse(terms: str, known: dict[str, Term], task: str) -> dict[str, float]:
+    """{"l1": 1.0, "gradient": 0.5} from "l1 + 0.5*gradient"."""
+    weights: dict[str, float] = {}
+    for term in terms.split("+") if terms.strip() else ():
+        parts = re.fullmatch(r"\s*(?:(\d+\.?\d*|\.\d+)\s*\*)?\s*(\w+)\s*", term)
+        if parts is None or parts[2] not in known or parts[2] in weights:
+            names = f"name or weight*name, each name once, of {', '.join(known)}"
+            raise ValueError(f"{task} loss {terms!r}: {term.strip()!r} is not a {names}")
+        weights[parts[2]] = float(parts[1] or 1)
+    return weights

@@ -1,0 +1,83 @@
+"""Where the time of a run goes: seconds per named block, cheap enough to be always on.
+
+On CUDA the clock is the device's: events are queued around a block and read later, so nothing
+waits for the device within a step. A block that only uses the CPU then counts for as long as the
+device stood still for it, which is what it costs.
+"""
+
+import os
+import platform
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Timer:
+    """`with timer("forward"): ...` adds to timer.seconds["forward"]; blocks should not nest.
+
+    It uses CUDA events once this process has used CUDA, the CPU's clock before.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._pending: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    @contextmanager
+    def __call__(self, block: str) -> Iterator[None]:
+        self._seconds[block] += 0.0  # takes its place in the order now
+        cuda = torch.cuda.is_initialized()
+        start = _event() if cuda else time.perf_counter()
+        try:
+            yield
+        finally:
+            if cuda:
+                self._pending.append((block, start, _event()))
+                self._collect()
+            else:
+                self._seconds[block] += time.perf_counter() - start
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds per block, in order of first use; on CUDA waits for the last block to finish."""
+        if self._pending:
+            self._pending[-1][2].synchronize()
+        self._collect()
+        return dict(self._seconds)
+
+    def table(self, steps: int) -> list[dict[str, str | float]]:
+        """Rows of block, seconds (all), ms_per_step, share (0..1, summing to 1)."""
+        seconds = self.seconds
+        total = sum(seconds.values()) or 1.0
+        return [
+            {"block": name, "seconds": s, "ms_per_step": 1000 * s / steps, "share": s / total}
+            for name, s in seconds.items()
+        ]
+
+    def _collect(self) -> None:
+        """Add up what the device has finished, so that a long run holds few events."""
+        while self._pending and self._pending[0][2].query():
+            block, start, stop = self._pending.popleft()
+            self._seconds[block] += start.elapsed_time(stop) / 1000  # elapsed_time is in ms
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def machine() -> str:
+    """One line on what this runs on: Python, torch, CPU cores, GPU (or none)."""
+    gpu = "no GPU"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        gpu = f"{device.name}, {device.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    python = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{python}, {os.cpu_count()} CPU cores, {gpu}"

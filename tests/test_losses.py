@@ -1,0 +1,205 @@
+import math
+
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from evalib.losses import DEPTH, MASK, Loss, ssim_map
+
+BIG = 40.0  # a logit whose sigmoid is 0 or 1 in float32
+
+
+def image(*rows: list[float]) -> torch.Tensor:
+    """(1, 1, H, W)."""
+    return torch.tensor([[rows]], dtype=torch.float32)
+
+
+def logit(p: torch.Tensor) -> torch.Tensor:
+    return torch.special.logit(p.double()).clamp(-BIG, BIG).float()
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+HAND_WORKED_MASK = [  # name, probabilities, mask, answer
+    ("bce", image([0.5, 0.5]), image([0, 1]), math.log(2)),
+    ("bce", image([0.25, 0.5]), image([0, 1]), (math.log(4 / 3) + math.log(2)) / 2),
+    ("dice", image([0, 0]), image([0, 0]), 0),  # nothing there, nothing predicted
+    ("dice", image([1, 1]), image([0, 0]), 1 - 1 / 3),
+    ("dice", image([0, 0]), image([1, 1]), 1 - 1 / 3),
+    ("dice", image([1, 1]), image([1, 1]), 0),
+    ("dice", image([0.5, 0.5]), image([1, 0]), 1 - 2 / 3),
+    ("edge", image([1, 1], [1, 1]), image([0, 0], [0, 0]), 0),  # no edge in either
+    ("edge", image([0, 0, 0, 0]), image([0, 0, 1, 1]), 0.5),  # 2 of 4 pixels see the step
+    ("edge", image([0, 0, 0], [0, 1, 0], [0, 0, 0]), torch.zeros(1, 1, 3, 3), (2 + 2**0.5) / 9),
+    ("bce_after_sigmoid", image([0, 0]), image([0, 0]), math.log(2)),
+    ("bce_after_sigmoid", image([1, 1]), image([1, 1]), math.log(1 + math.exp(-1))),
+]
+HAND_WORKED_DEPTH = [  # name, depth_pred, depth, answer
+    ("l1", image([0.1, 0.5]), image([0.3, 0.2]), 0.25),
+    ("l2", image([0.1, 0.5]), image([0.3, 0.2]), (0.04 + 0.09) / 2),
+    ("huber", image([0.05, 0.5]), image([0, 0]), (0.05**2 / 2 + 0.1 * 0.45) / 2),
+    ("rmse", image([0.3, 0.4]), image([0, 0]), math.sqrt(0.125)),
+    ("rmse", image([0, 0]), image([0, 0]), 0),
+    ("berhu", image([0.1, 1]), image([0, 0]), (0.1 + (1 + 0.04) / 0.4) / 2),  # c = .2
+    ("berhu", image([0, 0]), image([0, 0]), 0),
+    ("gradient", image([0.7, 0.7]), image([0.2, 0.2]), 0),  # an offset is not seen
+    ("gradient", image([0, 0.5]), image([0, 0]), 0.5 / 2),  # strides 2.. leave one pixel: 0
+    ("gradient", image([0, 0, 1, 1, 0]), image([0] * 5), 2 / 5 + 2 / 3 + 0 / 2 + 0),
+    ("gradient", image([0] * 8 + [1]), image([0] * 9), 1 / 9 + 1 / 5 + 1 / 3 + 1 / 2),
+    ("gradient", image([1]), image([0]), 0),  # a single pixel has no gradient
+    ("ssim", image([1, 1]), image([1, 1]), 0),
+    (
+        "ssim",
+        image([1, 1]),
+        image([0, 0]),
+        (1 - 1e-4 / (1 + 1e-4)) / 2,
+    ),  # constants: luminance only
+]
+
+
+@pytest.mark.parametrize(("name", "p", "mask", "answer"), HAND_WORKED_MASK)
+def test_mask_term_gives_the_answer_worked_by_hand(name, p, mask, answer):
+    assert MASK[name](logit(p), mask).item() == pytest.approx(answer, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "depth_pred", "depth", "answer"), HAND_WORKED_DEPTH)
+def test_depth_term_gives_the_answer_worked_by_hand(name, depth_pred, depth, answer):
+    assert DEPTH[name](depth_pred, depth).item() == pytest.approx(answer, abs=1e-6)
+
+
+def test_the_tables_leave_no_term_out():
+    assert {row[0] for row in HAND_WORKED_MASK} == set(MASK)
+    assert {row[0] for row in HAND_WORKED_DEPTH} == set(DEPTH)
+
+
+TERMS = MASK | DEPTH
+
+
+def score(name: str, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A term of probabilities, whichever task it is of."""
+    return TERMS[name](logit(pred) if name in MASK else pred, target)
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (16, 16)])
+def test_no_empty_or_extreme_case_gives_nan(name, size):
+    halves = (torch.arange(size[1]) * 2 >= size[1]).float().expand(1, 1, *size)
+    targets = [torch.zeros(1, 1, *size), torch.ones(1, 1, *size), halves]
+    logits = [torch.full((1, 1, *size), x) for x in (-6e4, -BIG, 0.0, BIG, 6e4)]
+    logits += [(noise(1, 1, *size) - 0.5) * 10, (halves - 0.5) * 2 * BIG]
+    for target in targets:
+        for start in logits:
+            leaf = start.clone().requires_grad_()
+            value = TERMS[name](leaf if name in MASK else leaf.sigmoid(), target)
+            value.backward()
+            assert value.isfinite() and value >= -1e-6, (target, start)
+            assert leaf.grad.isfinite().all(), (target, start)
+
+
+@pytest.mark.parametrize("name", DEPTH)
+def test_gradient_at_a_perfect_depth_map_is_finite(name):
+    depth = noise(2, 1, 16, 16)
+    leaf = depth.clone().requires_grad_()
+    DEPTH[name](leaf, depth).backward()
+    assert leaf.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "bce_after_sigmoid"])
+def test_perfect_is_0_and_closer_is_better(name):
+    target = noise(1, 1, 16, 16)
+    target = target.round() if name in MASK else target
+    values = []
+    for wrong in (0.0, 0.1, 0.4):
+        pred = (1 - wrong) * target + wrong * noise(1, 1, 16, 16, seed=1)
+        values.append(score(name, pred, target))
+    assert values[0].item() == pytest.approx(0, abs=1e-6)
+    assert values[0] < values[1] < values[2]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_batch_is_the_mean_of_its_images(name):
+    pred, target = noise(3, 1, 12, 9), noise(3, 1, 12, 9, seed=1).round()
+    pred[1], target[1] = pred[1] * 0.1, 0  # very different images
+    each = torch.stack([score(name, pred[i : i + 1], target[i : i + 1]) for i in range(3)])
+    assert score(name, pred, target).item() == pytest.approx(each.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "berhu"])  # c is a constant
+def test_backward_is_the_derivative(name):
+    pred = noise(1, 1, 4, 5).double().requires_grad_()
+    target = noise(1, 1, 4, 5, seed=1).double()
+    assert torch.autograd.gradcheck(lambda x: TERMS[name](x, target), pred)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (13, 32), (64, 64)])
+def test_ssim_is_that_of_torchmetrics(size):
+    depth = noise(2, 1, *size)
+    pred = (depth + 0.3 * noise(2, 1, *size, seed=1)) / 1.3
+    theirs = structural_similarity_index_measure(pred, depth, data_range=1.0, reduction="none")
+    assert torch.allclose(ssim_map(pred, depth).mean((1, 2, 3)), theirs, atol=1e-5)
+
+
+def test_the_sigmoid_mistake_never_reaches_0_and_stops_learning_where_it_is_wrong():
+    mask = image([0, 1])
+    assert MASK["bce_after_sigmoid"](logit(mask), mask) > 0.5
+    for wrong, most in ((-5.0, 0.5), (0.0, 0.35), (5.0, 0.01)):  # from surely right to surely wrong
+        grads = []
+        for name in ("bce", "bce_after_sigmoid"):
+            leaf = (wrong * (1 - 2 * mask)).requires_grad_()
+            MASK[name](leaf, mask).backward()
+            grads.append(leaf.grad.abs())
+        assert (grads[1] < most * grads[0]).all()
+
+
+def test_half_precision_outputs_are_scored_in_float32_even_under_autocast():
+    logits, depth = 4 * noise(2, 1, 32, 32) - 2, noise(2, 1, 32, 32, seed=1)
+    batch = {"mask": depth.round(), "depth": depth}
+    loss = Loss("+".join(MASK), "+".join(DEPTH))
+    out = {"mask_logits": logits.bfloat16(), "depth_logits": logits.bfloat16()}
+    expected, _ = loss({k: v.float() for k, v in out.items()}, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = loss(out, batch)
+    assert total.dtype == torch.float32 and torch.equal(total, expected)
+
+
+def test_the_total_is_the_weighted_sum_of_its_parts():
+    out = {"mask_logits": noise(2, 1, 8, 8), "depth_logits": noise(2, 1, 8, 8, seed=1)}
+    batch = {"mask": noise(2, 1, 8, 8, seed=2).round(), "depth": noise(2, 1, 8, 8, seed=3)}
+    out["mask_logits"].requires_grad_()
+    total, parts = Loss(" 2*bce + dice", "l1+0.5 * gradient")(out, batch)
+    assert list(parts) == ["mask/bce", "mask/dice", "depth/l1", "depth/gradient"]
+    bce, dice, l1, gradient = parts.values()
+    assert total.item() == pytest.approx((2 * bce + dice + l1 + 0.5 * gradient).item())
+    assert total.requires_grad and not any(part.requires_grad for part in parts.values())
+    assert torch.equal(l1, DEPTH["l1"](out["depth_logits"].sigmoid(), batch["depth"]))
+
+
+def test_one_task_alone_needs_nothing_of_the_other():
+    maps = noise(2, 1, 8, 8)
+    _, parts = Loss(depth="")({"mask_logits": maps}, {"mask": maps})
+    assert list(parts) == ["mask/bce", "mask/dice"]
+    _, parts = Loss(mask="")({"depth_logits": maps}, {"depth": maps})
+    assert list(parts) == ["depth/l1", "depth/gradient"]
+
+
+@pytest.mark.parametrize(
+    "terms", ["bse", "bce+", "bce+bce", "-1*bce", "x*bce", "bce*2", "2bce", "l1"]
+)
+def test_terms_that_cannot_be_meant_are_refused_with_the_known_names(terms):
+    with pytest.raises(ValueError, match="mask loss .* of bce, dice, edge, bce_after_sigmoid"):
+        Loss(mask=terms)
+
+
+def test_training_nothing_is_refused():
+    with pytest.raises(ValueError, match="train nothing"):
+        Loss("", " ")
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 1, 8, 1), (0, 1, 8, 8)])
+@pytest.mark.parametrize("name", TERMS)
+def test_shapes_that_would_broadcast_are_refused(name, shape):
+    pred = torch.zeros(shape if not shape[0] else (2, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"got a prediction \(.*\) and a target \(.*\); needed"):
+        TERMS[name](pred, torch.zeros(shape))

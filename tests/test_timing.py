@@ -1,0 +1,87 @@
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from evalib import timing
+
+
+def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 24.0])
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    timer = timing.Timer()
+    for block in ("data", "forward", "data"):
+        with timer(block):
+            pass
+    assert timer.seconds == {"data": 5.0, "forward": 2.0}
+    rows = timer.table(steps=2)
+    assert [row["block"] for row in rows] == ["data", "forward"]
+    assert [row["ms_per_step"] for row in rows] == [2500, 1000]
+    assert [row["share"] for row in rows] == pytest.approx([5 / 7, 2 / 7])
+    timer.reset()
+    assert timer.seconds == {} and timer.table(steps=1) == []
+
+
+def test_a_block_lasts_as_long_as_its_code():
+    timer = timing.Timer()
+    with timer("sleep"):
+        time.sleep(0.02)
+    assert timer.seconds["sleep"] > 0.015
+
+
+def test_blocks_of_no_length_have_no_share(monkeypatch):
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: 1.0))
+    timer = timing.Timer()
+    with timer("forward"):
+        pass
+    assert timer.table(steps=1)[0]["share"] == 0
+
+
+def test_a_block_that_raises_counts_and_does_not_hide_the_error():
+    timer = timing.Timer()
+    with pytest.raises(KeyError), timer("loss"):
+        raise KeyError
+    assert list(timer.seconds) == ["loss"]
+
+
+class Event:
+    """A CUDA event of a device that finishes its work only when somebody waits for it."""
+
+    now, waits, done = 0.0, 0, False
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        Event.now += 1
+        self.at_ms = 1000 * Event.now
+
+    def query(self) -> bool:
+        return Event.done
+
+    def synchronize(self) -> None:
+        Event.waits, Event.done = Event.waits + 1, True
+
+    def elapsed_time(self, stop: "Event") -> float:
+        return stop.at_ms - self.at_ms
+
+
+def test_on_cuda_nothing_waits_before_seconds_are_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "done", False)
+    timer = timing.Timer()
+    for _ in range(3):
+        with timer("forward"):
+            pass
+    assert Event.waits == 0
+    assert timer.seconds == {"forward": 3.0} and Event.waits == 1
+    with timer("forward"):  # the device has caught up: folded in without waiting
+        pass
+    assert not timer._pending and timer.seconds == {"forward": 4.0} and Event.waits == 1
+
+
+def test_machine_names_what_a_result_depends_on():
+    assert re.match(r"Python 3\.\d+\.\d+.*, torch \d.*, \d+ CPU cores, .*GPU|GiB", timing.machine())
