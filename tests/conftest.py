@@ -1,0 +1,19 @@
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
+
+import pytest
+import torch
+
+from evalib import packs
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory):
+    """The 24 samples at 32 px, rendered once for all tests."""
+    return packs.build("playground-24", 32, root=tmp_path_factory.mktemp("packs"), progress=False)
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    torch.manual_seed(0)
