@@ -1,0 +1,203 @@
+"""Augmentation of whole batches on the device, as a pure function of (recipe, sample key).
+
+Pixels meet only + - * / and comparisons, which round alike in vector and scalar code, so a sample
+comes out bit for bit the same in any batch (with `pow` or `exp` it need not). `albumentations` is
+the same sample by sample. Source: BackgroundMattingV2, train_base.py; the ranges are not tuned.
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evalib.draws import integers, noise, uniform
+
+SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
+CPU_CHUNK = 3 << 19  # numbers of one image kind at a time: in cache, 2.6 times as fast at 224 px
+REASONS = {  # transform: why photographs may differ so
+    "flip": "a mirrored room is a room: twice the views for nothing",
+    "crop": "things stand anywhere: 7/8 of each side (a multiple of 8) is kept, not resized",
+    "shadow": "something outside the picture darkens the second shot: dark is not new (p = .3)",
+    "colour_matrix": "other walls, lamps, sensors: shape must count, not hue (both shots alike)",
+    "exposure": "the camera measures the light anew for each shot",
+    "white_balance": "and its colour too: an object in the picture shifts the balance",
+    "tone": "cameras bend their tone curve with the scene (as gamma .7 to 1.4 does)",
+    "blur": "focus or motion softens one of the two shots (p = .5)",
+    "noise": "each shot has sensor noise of its own (sigma up to .03)",
+}
+RECIPES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "flip": ("flip",),
+    "flip+crop": ("flip", "crop"),
+    "colour": ("colour_matrix", "exposure", "white_balance", "tone", "noise"),
+    "full": tuple(REASONS),
+}
+
+
+def transforms(recipe: str) -> tuple[str, ...]:
+    """The transforms of a recipe, in order. Raises ValueError, which lists the known recipes."""
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+def apply(recipe: str, batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
+    """Augment a batch on the device it is on; what is no image (`row`) passes as it is.
+
+    Input:
+        batch: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W), 0..1; any may be absent.
+        keys:  (B,) int64 from `draws.sample_keys`, on the CPU: so nothing ever waits for a GPU.
+    Returns: a new dict; geometry is one draw for all images of a sample, light one for each shot.
+    Raises: ValueError: unknown recipe.
+    """
+    names, n = transforms(recipe), len(keys)
+    if names and keys.device == next(iter(batch.values())).device:
+        n = max(1, CPU_CHUNK // max(x[0].numel() for x in batch.values()))
+    parts = [
+        _apply(names, {name: x[i : i + n] for name, x in batch.items()}, keys[i : i + n])
+        for i in range(0, len(keys), n)
+    ]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in batch if len(parts) > 1}
+    return joined or parts[0]
+
+
+def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
+    images = [name for name in SHOTS + MAPS if name in batch]
+    if "flip" in names:
+        mirror = integers(keys, "flip", 2) == 1
+        for name in images:
+            x = batch[name]
+            batch[name] = torch.where(_column(mirror, x), x.flip(-1), x)
+    if "crop" in names:
+        window = _window(keys, *batch[images[0]].shape[-2:])
+        batch |= {name: _crop(batch[name], *window) for name in images}
+    if "shadow" in names and "fg_bg" in batch:
+        batch["fg_bg"] = batch["fg_bg"] * _shadow(keys, batch["fg_bg"])
+    if "noise" in names:  # whatever changes colour ends with noise
+        shots = [name for name in SHOTS if name in batch]
+        batch |= {shot: _photograph(batch[shot], shot, keys, "blur" in names) for shot in shots}
+    return batch
+
+
+def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]:
+    """The readable way: one uint8 sample at a time, by albumentations' own transforms.
+
+    flip and crop are `apply`'s, pixel for pixel. The others are alike in kind, not in numbers; the
+    table `makers` says which transform stands for which name.
+    Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
+    and out. It holds a sample's draw while it works, so each thread needs its own.
+    Raises: ValueError: unknown recipe.
+    """
+    names = transforms(recipe)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
+    import albumentations as A  # here, as it takes a second and only this way needs it
+
+    makers = {
+        "flip": (flip := A.HorizontalFlip(p=0.0)),
+        "crop": (crop := A.Crop(p=1.0)),
+        "colour_matrix": A.HueSaturationValue(20, 30, 20, p=1.0),
+        "shadow": A.RandomShadow((0, 0, 1, 1), (1, 1), shadow_intensity_range=(0.2, 0.7), p=0.3),
+        "exposure": A.RandomBrightnessContrast(0.0, 0.25, p=1.0),  # contrast: a gain about black
+        "white_balance": A.MultiplicativeNoise((0.9, 1.1), per_channel=True, p=1.0),
+        "tone": A.RandomGamma((70, 140), p=1.0),
+        "blur": A.GaussianBlur(blur_limit=3, p=0.25),
+        "noise": A.GaussNoise(std_range=(0.0, 0.03), p=1.0),
+    }
+
+    def compose(*kinds: str) -> A.Compose:
+        targets = {"fg_bg": "image", "depth": "mask", "bg_depth": "mask"}
+        return A.Compose([makers[k] for k in kinds if k in names], additional_targets=targets)
+
+    space, scene, shadow = compose("flip", "crop"), compose("colour_matrix"), compose("shadow")
+    camera = compose("exposure", "white_balance", "tone", "blur", "noise")
+
+    def transform(sample: dict[str, np.ndarray], key: int) -> dict[str, np.ndarray]:
+        keys = torch.tensor([key])
+        flip.p = float(integers(keys, "flip", 2))
+        crop.y_min, crop.x_min, rows, columns = map(int, _window(keys, *sample["mask"].shape))
+        crop.y_max, crop.x_max = crop.y_min + rows, crop.x_min + columns
+        out = space(image=sample["bg"], **{k: sample[k] for k in ("fg_bg", *MAPS)})
+        out["bg"] = out.pop("image")
+        if "noise" in names:
+            seeds = integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
+            for step, seed in zip((scene, shadow), seeds[:2], strict=True):
+                step.set_random_seed(seed)
+            both = scene(image=out["bg"], fg_bg=out["fg_bg"])
+            shots = both["image"], shadow(image=both["fg_bg"])["image"]
+            for name, shot, seed in zip(SHOTS, shots, seeds[2:], strict=True):
+                camera.set_random_seed(seed)
+                out[name] = camera(image=shot)["image"]
+        return out
+
+    return transform
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """(B, n) as (B, n, 1, 1) on the device of x (B, C, H, W)."""
+    return values.reshape(len(x), -1, 1, 1).to(x.device, non_blocking=True)
+
+
+def _window(keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, int, int]:
+    """Top and left (B,) of each crop, and the height and width of all."""
+    rows, columns = (max(8, side * 7 // 8 // 8 * 8) for side in (height, width))
+    top = integers(keys, "crop/top", height - rows + 1)[:, 0]
+    return top, integers(keys, "crop/left", width - columns + 1)[:, 0], rows, columns
+
+
+def _crop(x: Tensor, top: Tensor, left: Tensor, rows: int, columns: int) -> Tensor:
+    windows = x.unfold(2, rows, 1).unfold(
+        3, columns, 1
+    )  # (B, C, tops, lefts, rows, columns), a view
+    b, top, left = (i.to(x.device) for i in (torch.arange(len(x)), top, left))
+    return windows[b, :, top, left]
+
+
+def _shadow(keys: Tensor, x: Tensor) -> Tensor:
+    """(B, 1, H, W) factor: a slanted ellipse, darkest in its middle, in three samples of ten."""
+    height, width = x.shape[-2:]
+    v = (torch.arange(height, device=x.device)[:, None] + 0.5) / height
+    u = (torch.arange(width, device=x.device) + 0.5) / width
+    centre = _column(uniform(keys, "shadow/centre", 0, 1, 2), x)
+    radius = _column(uniform(keys, "shadow/radius", 0.1, 0.5, 2), x)
+    depth = uniform(keys, "shadow/depth", 0.2, 0.7) * (uniform(keys, "shadow/there", 0, 1) < 0.3)
+    down = v - centre[:, 1:]
+    across = u - centre[:, :1] + down * _column(uniform(keys, "shadow/slant", -1, 1), x)
+    down, across = down / radius[:, 1:], across / radius[:, :1]
+    inside = (1 - across * across - down * down).clamp(0, 1)
+    return 1 - _column(depth, x) * inside * inside * (3 - 2 * inside)
+
+
+def _photograph(x: Tensor, shot: str, keys: Tensor, blur: bool) -> Tensor:
+    """What the camera makes of the scene (B, 3, H, W); all gains are one 3x3 matrix, one pass."""
+    gain = uniform(keys, f"exposure/{shot}", 0.75, 1.25)
+    gain = gain * uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)
+    matrix = (_colour_matrix(keys) * gain[:, :, None]).to(x.device)[..., None, None]
+    y = x[:, :1] * matrix[:, :, 0]
+    y += x[:, 1:2] * matrix[:, :, 1]
+    y += x[:, 2:] * matrix[:, :, 2]
+    y.clamp_(0, 1)
+    # A parabola through black and white; at .5 it moves as far as gamma 1.4 and .7 do.
+    y += (1 - y) * y * _column(uniform(keys, f"tone/{shot}", -0.48, 0.46), x)
+    if blur:
+        softened = integers(keys, "blur", 4) == SHOTS.index(shot)
+        y += (_binomial(y) - y) * _column(softened * uniform(keys, "blur/share", 0, 1), x)
+    y += noise(keys, f"noise/field/{shot}", y) * _column(uniform(keys, f"noise/{shot}", 0, 0.03), x)
+    return y.clamp_(0, 1)
+
+
+def _colour_matrix(keys: Tensor) -> Tensor:
+    """(B, 3, 3): rows that sum to 1 (grey stays grey, hue and saturation move), a gain for each."""
+    strength = uniform(keys, "colour_matrix/strength", 0, 0.4)[:, :, None]
+    mix = uniform(keys, "colour_matrix/mix", -1, 1, 9).view(-1, 3, 3) * strength
+    mix = mix + torch.eye(3) * (1 - (mix[:, :, :1] + mix[:, :, 1:2] + mix[:, :, 2:]))
+    return mix * uniform(keys, "colour_matrix/gain", 0.8, 1.2, 3)[:, :, None]
+
+
+def _binomial(x: Tensor) -> Tensor:
+    """Blur by [1 2 1] / 4 in both directions."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
+    return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4

@@ -1,0 +1,147 @@
+"""Batches out of packs: all about step k follows from (seed, k), nothing from what ran before.
+
+One fancy index for a whole batch, then one transfer, then augmentation on the device: much faster
+than zip, PIL and worker processes, and there is no state of a loader to store or to restore.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalib import augment as recipes
+from evalib import draws
+
+if TYPE_CHECKING:
+    from evalib.packs import Pack
+
+WAYS = ("batch", "albumentations")
+
+
+def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Move uint8 (B, H, W[, 3]) to the device, then make it float (B, 1 or 3, H, W) in 0..1."""
+    batch = {}
+    for name, x in raw.items():
+        x = x.to(device, non_blocking=True)
+        if x.dtype == torch.uint8:
+            x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+            x = x.float() / 255
+        batch[name] = x
+    return batch
+
+
+class Batches:
+    """`batches(step)`: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1, row (B,).
+
+    Input:
+        packs:      a Pack, or {size: Pack} of the same samples: `batches(step, size)` takes one.
+        rows:       rows to draw from; each epoch shuffles them anew and leaves out the rest batch.
+        batch_size: more than there are rows means all rows.
+        augment:    a name in `augment.RECIPES`.
+        way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
+        workers:    threads of the per-sample way; what comes out does not depend on their number.
+    Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
+    """
+
+    def __init__(
+        self,
+        packs: "Pack | dict[int, Pack]",
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: str = "none",
+        way: str = "batch",
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:
+        self.packs = packs if isinstance(packs, dict) else {packs.size: packs}
+        self.rows = np.asarray(rows, dtype=np.int64)
+        recipes.transforms(augment)
+        self._check(batch_size, way)
+        self.batch_size = min(batch_size, len(self.rows))
+        self.steps_per_epoch = len(self.rows) // self.batch_size
+        self.seed, self.recipe, self.way = seed, augment, way
+        self.device, self.workers = device, workers
+        self._shuffled: tuple[int, np.ndarray] | None = None  # kept, as an epoch has many steps
+
+    def __call__(self, step: int, size: int | None = None) -> dict[str, Tensor]:
+        return self.prepare(self.gather(step, size))
+
+    def gather(self, step: int, size: int | None = None) -> dict[str, Tensor]:
+        """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and their `key` (B,).
+
+        One process of several takes `{k: v[rank::world]}` of it, and so the union stays the same.
+        """
+        epoch, i = divmod(step, self.steps_per_epoch)
+        rows = self._order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
+        pack = self._pack(size)
+        raw = pack.gather(rows)
+        raw["key"] = draws.sample_keys(self.seed, epoch, pack.index["id"][rows])
+        return self._sample_by_sample(raw) if self.way == "albumentations" else raw
+
+    def prepare(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `gather` gave, on the device, as float, augmented."""
+        batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
+        if self.way == "albumentations":
+            return batch
+        return recipes.apply(self.recipe, batch, keys=raw["key"])
+
+    def in_order(self, size: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """All rows once, as given, the rest batch too, without augmentation: for evaluation."""
+        for start in range(0, len(self.rows), self.batch_size):
+            rows = self.rows[start : start + self.batch_size]
+            yield floats(self._pack(size).gather(rows), self.device)
+
+    def _pack(self, size: int | None) -> "Pack":
+        size = next(iter(self.packs)) if size is None else size
+        if size not in self.packs:
+            raise ValueError(f"no pack of {size} px here; there are {sorted(self.packs)}")
+        return self.packs[size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        kept = self._shuffled
+        if kept is None or kept[0] != epoch:
+            kept = epoch, self.rows[draws.permutation(len(self.rows), self.seed, epoch)]
+            self._shuffled = kept
+        return kept[1]
+
+    def _sample_by_sample(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = [name for name, x in raw.items() if x.dtype == torch.uint8]
+        samples = [
+            {name: raw[name][i].numpy() for name in names} | {"key": int(key)}
+            for i, key in enumerate(raw["key"])
+        ]
+        n = max(1, min(self.workers, len(samples)))
+        with ThreadPoolExecutor(n) as pool:
+            shares = list(pool.map(self._share, [samples[k::n] for k in range(n)]))
+        done = [shares[i % n][i // n] for i in range(len(samples))]
+        return raw | {n: torch.from_numpy(np.stack([sample[n] for sample in done])) for n in names}
+
+    def _share(self, samples: list[dict]) -> list[dict[str, np.ndarray]]:
+        transform = recipes.albumentations(self.recipe)
+        return [transform(sample, sample["key"]) for sample in samples]
+
+    def _check(self, batch_size: int, way: str) -> None:
+        if way not in WAYS:
+            raise ValueError(f"way={way!r}; known: {', '.join(WAYS)}")
+        if batch_size < 1 or not len(self.rows):
+            raise ValueError(
+                f"batch_size={batch_size}, {len(self.rows)} rows; needed: at least 1 of each "
+                "(a small tier has no rows in some subsets: see packs.split)"
+            )
+        first, *others = self.packs.values()
+        if self.rows.min() < 0 or self.rows.max() >= len(first):
+            raise ValueError(
+                f"rows {self.rows.min()}..{self.rows.max()}, but {first.path} has {len(first)} "
+                "samples; take rows from packs.split of this pack"
+            )
+        for other in others:
+            if not np.array_equal(other.index, first.index):
+                raise ValueError(
+                    f"{other.path} holds other samples than {first.path}; "
+                    "build both from one tier with one limit"
+                )

@@ -1,0 +1,142 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from evalib import manifest, samples
+from evalib.manifest import SUBSETS
+
+
+def subsets(ids):
+    return np.array(SUBSETS)[samples.subset_of(samples.index_of(ids))]
+
+
+def test_the_four_tiers_are_there_with_their_counts():
+    counts = {name: tier.n_samples for name, tier in manifest.tiers().items()}
+    assert counts == {
+        "playground-24": 24,
+        "mid-1000": 1000,
+        "full-400k": 400_000,
+        "evaluation": 2000,
+    }
+
+
+@pytest.mark.parametrize("name", manifest.tiers())
+def test_lists_are_the_same_on_every_machine(name):
+    tier, ids = manifest.tier(name), samples.sample_ids(name)
+    assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == tier.sha256
+    assert len(ids) == len(np.unique(ids)) == tier.n_samples
+    assert set(subsets(ids)) == set(tier.subsets)
+
+
+def test_lists_do_not_change_with_the_manifest():
+    starts = {name: samples.sample_ids(name, 4).tolist() for name in ("mid-1000", "evaluation")}
+    assert starts == {
+        "mid-1000": [350827, 115539, 49100, 189404],
+        "evaluation": [228956, 198359, 173577, 58580],
+    }
+
+
+def test_ids_are_taken_apart_as_they_were_put_together():
+    index = samples.index_of(np.array([0, 39, 40, 399_999, (17 * 100 + 42) * 40 + 5]))
+    assert index[["bg", "fg", "placement"]].tolist() == [
+        (0, 0, 0),
+        (0, 0, 39),
+        (0, 1, 0),
+        (99, 99, 39),
+        (17, 42, 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bg", "fg", "placement", "subset"),
+    [
+        (0, 0, 35, "train"),
+        (0, 0, 36, "seen"),
+        (4, 0, 0, "unseen_bg"),
+        (4, 0, 39, "unseen_bg"),
+        (0, 99, 0, "unseen_fg"),
+        (99, 4, 39, "unseen_both"),
+    ],
+)
+def test_held_out_backgrounds_objects_and_places_never_train(bg, fg, placement, subset):
+    assert subsets(np.array([(bg * 100 + fg) * 40 + placement])) == [subset]
+
+
+def test_subsets_have_the_sizes_that_the_rule_gives():
+    counts = np.bincount(samples.subset_of(samples.index_of(np.arange(400_000))))
+    assert counts.tolist() == [230_400, 25_600, 64_000, 64_000, 16_000]
+
+
+def test_training_and_evaluation_share_no_held_out_thing():
+    everything = samples.index_of(np.arange(400_000))
+    subset = samples.subset_of(everything)
+    train = everything[subset == 0]
+    for name, fields in (
+        ("seen", ["placement"]),
+        ("unseen_bg", ["bg"]),
+        ("unseen_fg", ["fg"]),
+        ("unseen_both", ["bg", "fg"]),
+    ):
+        other = everything[subset == SUBSETS.index(name)]
+        for field in fields:
+            assert not np.intersect1d(train[field], other[field]).size, (name, field)
+
+
+def test_no_tier_trains_on_an_evaluation_sample():
+    evaluation = samples.sample_ids("evaluation")
+    for name in manifest.tiers():
+        ids = samples.sample_ids(name)
+        assert not np.intersect1d(ids[subsets(ids) == "train"], evaluation).size, name
+
+
+@pytest.mark.parametrize("name", manifest.tiers())
+def test_a_limit_takes_a_prefix(name):
+    assert np.array_equal(samples.sample_ids(name, 20), samples.sample_ids(name)[:20])
+
+
+def test_a_limited_evaluation_keeps_its_four_equal_shares():
+    names, counts = np.unique(subsets(samples.sample_ids("evaluation", 40)), return_counts=True)
+    assert sorted(names) == sorted(SUBSETS[1:]) and set(counts) == {10}
+
+
+def test_unknown_tier_names_the_known_ones():
+    with pytest.raises(ValueError, match="no tier 'mid'; .* has playground-24, mid-1000"):
+        manifest.tier("mid")
+
+
+def test_a_limit_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="limit=0; needed: 1 or more"):
+        samples.sample_ids("mid-1000", 0)
+
+
+def write(folder, line):
+    path = folder / "data_manifest.csv"
+    path.write_text("tier,source,n_samples,subsets,seed,bytes,sha256,license,note\n" + line)
+    return path
+
+
+def test_a_misspelt_subset_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'mine' names the subsets \['trian'\]; use some of train"
+    ):
+        manifest.tiers(write(tmp_path, "mine,rooms,5,trian,0,0,,,\n"))
+
+
+def test_a_tier_without_samples_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="n_samples=0"):
+        manifest.tiers(write(tmp_path, "mine,rooms,0,train,0,0,,,\n"))
+
+
+def test_a_missing_manifest_says_where_it_belongs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="beside the folder `evalib`"):
+        manifest.tiers(tmp_path / "data_manifest.csv")
+
+
+@pytest.mark.parametrize(("n", "in_words"), [(7, "7"), (200_000, "200000")])
+def test_shares_that_subsets_cannot_give_are_refused(tmp_path, monkeypatch, n, in_words):
+    path = write(tmp_path, f"mine,rooms,{n},seen;unseen_both,0,0,,,\n")
+    tier = manifest.tiers(path)["mine"]
+    monkeypatch.setattr(manifest, "tier", lambda name: tier)
+    with pytest.raises(ValueError, match=f"{in_words} samples are no equal shares of seen"):
+        samples.sample_ids("mine")

@@ -1,0 +1,304 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from evalib import manifest, packs, rooms, samples
+
+SIZE = 16
+
+
+def image(numbers, salt, *shape):
+    """(B, *shape) uint8 that follow from one number each: a renderer that takes no time."""
+    numbers = torch.tensor(list(map(int, numbers))).reshape(-1, *[1] * len(shape))
+    pixels = torch.arange(int(np.prod(shape))).reshape(shape)
+    return ((numbers * 7919 + pixels * (31 + salt) + pixels**2 * 3 + salt) % 251).to(torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch):
+    """Replace the renderer; the list has the number of samples of each call."""
+    rendered = []
+
+    def render(ids, size, *, seed=0, device="cpu"):
+        rendered.append(len(ids))
+        return {
+            "fg_bg": image(ids, seed, size, size, 3),
+            "mask": (image(ids, 1, size, size) > 125).to(torch.uint8) * 255,
+            "depth": image(ids, 2, size, size),
+        }
+
+    def render_backgrounds(bg, size, *, seed=0, device="cpu"):
+        return {"bg": image(bg, 3, size, size, 3), "bg_depth": image(bg, 4, size, size)}
+
+    monkeypatch.setattr(rooms, "render", render)
+    monkeypatch.setattr(rooms, "render_backgrounds", render_backgrounds)
+    monkeypatch.setitem(packs.CHUNK_PIXELS, "cpu", 10 * SIZE**2)
+    return rendered
+
+
+@pytest.fixture
+def build(tmp_path):
+    def build(tier="mid-1000", size=SIZE, *, limit=60, root=tmp_path, **options):
+        return packs.build(tier, size, limit=limit, root=root, progress=False, **options)
+
+    return build
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(n): rendering stops at the n-th call from now, once, as the stop button does."""
+
+    def arm(n):
+        render, count = rooms.render, iter(range(1, 10**6))
+
+        def stopping(*args, **options):
+            if next(count) == n:
+                raise KeyboardInterrupt
+            return render(*args, **options)
+
+        monkeypatch.setattr(rooms, "render", stopping)
+
+    return arm
+
+
+def data(path):
+    files = [f for f in sorted(path.iterdir()) if f.suffix in (".u8", ".npy")]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_pack_holds_what_was_rendered_in_id_order(build):
+    pack = build()
+    ids = np.sort(samples.sample_ids("mid-1000", 60))
+    assert pack.index["id"].tolist() == ids.tolist() and len(pack) == 60
+    assert pack.path.name == "mid-1000-60-16px" and (pack.tier, pack.size) == ("mid-1000", SIZE)
+    rows = np.array([59, 0, 7])
+    raw = pack.gather(rows)
+    assert torch.equal(raw["fg_bg"], image(ids[rows], 0, SIZE, SIZE, 3))
+    assert torch.equal(raw["depth"], image(ids[rows], 2, SIZE, SIZE))
+    assert torch.equal(raw["bg"], image(ids[rows] // 4000, 3, SIZE, SIZE, 3))
+    assert torch.equal(raw["bg_depth"], image(ids[rows] // 4000, 4, SIZE, SIZE))
+    assert raw["row"].tolist() == rows.tolist()
+
+
+def test_backgrounds_are_stored_once(build):
+    pack = build()
+    n_bg = len(np.unique(pack.index["bg"]))
+    assert n_bg < 60 and pack.bg.shape == (n_bg, SIZE, SIZE, 3)
+    assert (pack.path / "bg.u8").stat().st_size == n_bg * SIZE**2 * 3
+    assert pack.bg_depth.shape == (n_bg, SIZE, SIZE) and pack.mask.shape == (60, SIZE, SIZE)
+
+
+def test_floats_are_between_0_and_1_and_channels_come_first(build):
+    batch = build().batch(np.arange(5))
+    for name in ("bg", "fg_bg"):
+        assert batch[name].shape == (5, 3, SIZE, SIZE) and batch[name].dtype == torch.float32
+    for name in ("mask", "depth", "bg_depth"):
+        assert batch[name].shape == (5, 1, SIZE, SIZE)
+    assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
+    expected = image(build().index["id"][2:3], 0, SIZE, SIZE, 3)[0].permute(2, 0, 1) / 255
+    assert torch.equal(batch["fg_bg"][2], expected)
+
+
+def test_a_finished_pack_is_not_rendered_again(build, calls):
+    first = build()
+    calls.clear()
+    assert build().fingerprint == first.fingerprint and calls == []
+
+
+@pytest.mark.parametrize("at", [1, 2, 6])
+def test_an_interrupted_build_goes_on_and_ends_byte_for_byte_the_same(
+    build, calls, interrupt, tmp_path, at
+):
+    whole = data(build(root=tmp_path / "whole").path)
+    calls.clear()
+    interrupt(at)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    again = build()
+    assert data(again.path) == whole
+    assert calls == [10] * 6  # nothing was rendered twice
+
+
+def test_samples_written_but_not_recorded_are_cut_off(build, interrupt, tmp_path):
+    whole = data(build(root=tmp_path / "whole").path)
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    path = tmp_path / "mid-1000-60-16px"
+    with (path / "depth.u8").open("ab") as file:  # killed while the next chunk was written
+        file.write(b"half a chunk")
+    assert data(build().path) == whole
+
+
+def test_a_build_killed_before_its_first_record_starts_anew(build, tmp_path):
+    whole = build()
+    (whole.path / "pack.json").unlink()
+    expected = data(whole.path)
+    assert data(build().path) == expected
+
+
+def test_an_unfinished_pack_says_how_to_go_on(build, interrupt, tmp_path):
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
+    with pytest.raises(ValueError, match=rf"unfinished \(20 of 60 .* go on with: {command}"):
+        packs.open_pack(tmp_path / "mid-1000-60-16px")
+
+
+def damage_json(path):
+    (path / "pack.json").write_text('{"version": 1, "tier"')
+
+
+def damage_fields(path):
+    (path / "pack.json").write_text('{"version": 1}')
+
+
+def damage_version(path):
+    header = json.loads((path / "pack.json").read_text())
+    (path / "pack.json").write_text(json.dumps(header | {"version": 0}))
+
+
+def damage_size(path):
+    header = json.loads((path / "pack.json").read_text())
+    (path / "pack.json").write_text(json.dumps(header | {"size": 8}))
+
+
+def damage_index(path):
+    index = np.load(path / "index.npy")
+    index["fg"][3] += 1
+    np.save(path / "index.npy", index)
+
+
+def cut(name):
+    def cut(path):
+        (path / name).write_bytes((path / name).read_bytes()[:-1])
+
+    return cut
+
+
+def lengthen(path):
+    with (path / "mask.u8").open("ab") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damage_json, "cannot be read"),
+        (damage_fields, "cannot be read"),
+        (damage_version, "has version 0, not 1"),
+        (damage_size, "do not agree"),
+        (damage_index, "do not agree"),
+        (cut("index.npy"), "cannot be read"),
+        (cut("fg_bg.u8"), "fg_bg.u8 has 46,079 bytes, needed: 46,080"),
+        (cut("bg.u8"), "bg.u8 has"),
+        (lengthen, "mask.u8 has 15,361 bytes, needed: 15,360"),
+        (lambda path: (path / "depth.u8").unlink(), "depth.u8 has 0 bytes"),
+    ],
+)
+def test_a_damaged_pack_is_refused_with_the_command_that_rebuilds_it(build, damage, says):
+    path = build().path
+    damage(path)
+    with pytest.raises(ValueError, match=says) as error:
+        packs.open_pack(path)
+    command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
+    assert f"rebuild it: rm -r {path} && {command} {path.parent}" in str(error.value)
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+def test_a_damaged_unfinished_pack_is_not_gone_on_with(build, interrupt, tmp_path):
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    cut("mask.u8")(tmp_path / "mid-1000-60-16px")
+    with pytest.raises(ValueError, match="mask.u8 has 5,119 bytes, needed: 5,120; rebuild it: rm"):
+        build()
+
+
+def test_a_list_that_changed_since_is_noticed(build, monkeypatch):
+    build()
+    changed = samples.sample_ids("mid-1000", 61)[1:]
+    monkeypatch.setattr(packs, "sample_ids", lambda tier, limit: changed)
+    with pytest.raises(ValueError, match="holds other samples than mid-1000 has today; rebuild"):
+        build()
+
+
+def test_a_missing_pack_says_how_to_build_it(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="build it: python -m evalib build full-400k --size 64"
+    ):
+        packs.open_pack(tmp_path / "full-400k-400000-64px")
+
+
+def test_a_full_disk_is_told_before_anything_is_rendered(build, calls, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        OSError, match=r"full-400k-300000-16px needs 3\d\d MB more, .* has 0 MB free"
+    ):
+        build("full-400k", limit=300_000)
+    assert calls == []
+
+
+def test_sizes_and_sources_that_cannot_be_built_are_refused(build, monkeypatch):
+    with pytest.raises(ValueError, match="size=8 pixels; needed: 16 or more"):
+        build(size=8)
+    other = manifest.Tier("mine", "archive", 5, ("train",), 0, 9, "", "", "")
+    monkeypatch.setattr(manifest, "tier", lambda name: other)
+    with pytest.raises(ValueError, match="mine has the source 'archive'; .* built from: rooms"):
+        build("mine")
+
+
+def test_fingerprints_differ_between_sizes_and_lists(build):
+    prints = {build(size=s, limit=n).fingerprint for s in (16, 24) for n in (5, 6)}
+    assert len(prints) == 4
+
+
+def test_splits_are_disjoint_whole_and_the_same_on_every_machine(build):
+    pack = build("full-400k", limit=500)
+    rows = packs.split(pack)
+    assert tuple(rows) == manifest.SUBSETS
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(500))
+    for number, name in enumerate(rows):
+        assert set(samples.subset_of(pack.index[rows[name]])) == {number}
+    lists = b"".join(pack.index["id"][r].astype("<i8").tobytes() for r in rows.values())
+    assert (
+        hashlib.sha256(lists).hexdigest()
+        == "bc06617b031b9bc074b9c460b378068503622a191d0ae64faa50900952cea593"
+    )
+
+
+def test_a_subset_keeps_its_order_in_a_pack_of_another_size(build):
+    small, large = build("full-400k", 16, limit=100), build("full-400k", 24, limit=100)
+    for one, other in zip(packs.split(small).values(), packs.split(large).values(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_two_packs_of_one_tier_nest(build):
+    small, large = build(limit=20), build(limit=60)
+    assert set(small.index["id"]) < set(large.index["id"])
+
+
+def test_what_it_took_is_recorded(build):
+    took = build().took
+    assert took["mb"] == round(sum(f.stat().st_size for f in build().path.glob("*.u8")) / 2**20, 1)
+    assert took["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert took["samples_per_s"] > 0 and took["seconds"] >= 0
+
+
+def test_the_real_rooms_give_the_same_files_whatever_is_rendered_together(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    for chunk in (1, 4):
+        monkeypatch.setitem(packs.CHUNK_PIXELS, "cpu", chunk * SIZE**2)
+        root = tmp_path / str(chunk)
+        packs.build("evaluation", SIZE, limit=6, root=root, device="cpu", progress=False)
+    one, other = (data(tmp_path / chunk / "evaluation-6-16px") for chunk in "14")
+    assert one == other
+    pack = packs.open_pack(tmp_path / "1" / "evaluation-6-16px")
+    assert set(np.unique(pack.mask)) <= {0, 255} and pack.fg_bg.std() > 5
