@@ -1,0 +1,239 @@
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet18
+
+from evalib import unet
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    torch.manual_seed(0)
+
+
+def pair(*shape):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(*shape, generator=generator) for _ in range(2)]
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def settled(name):
+    """A network whose BatchNorm statistics are not the initial zeros and ones."""
+    model = unet.build(name)
+    model.train()(*pair(4, 3, 64, 64))
+    return model.eval()
+
+
+# --- the counts of the documents -------------------------------------------------------------
+
+
+def test_lean_has_the_count_of_its_table():
+    # (c_in, c_out, kernel) by hand from the table; convolution + bias + BatchNorm
+    layers = [(3, 16, 3), (16, 32, 3), (32, 64, 3), (64, 128, 3), (128, 128, 1), (256, 128, 3)]
+    layers += [(128, 32, 3), (64, 64, 3), (64, 32, 3), (32, 16, 3), (16, 1, 1)]
+    by_hand = [i * o * k * k + o + 2 * o for i, o, k in layers]
+    assert sum(by_hand) == 507_203
+    model = unet.build("lean")
+    assert n_parameters(model.mask) == n_parameters(model.depth) == 507_203
+    convolutions = [m for m in model.mask.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in convolutions] == layers
+
+
+def test_resnet_has_the_real_count_and_the_documents_count_is_explained():
+    model = unet.build("resnet")
+    assert n_parameters(model.mask) == n_parameters(model.depth) == 17_799_809
+    backbone = resnet18(weights=None)
+    encoder = n_parameters(backbone) - n_parameters(backbone.fc)
+    assert encoder == 11_176_512
+    assert 17_799_809 + encoder == 28_976_321
+    note = unet.measure("resnet")["note"]
+    assert "17,799,809" in note and "28,976,321" in note and "11,176,512" in note
+
+
+def test_lean_can_answer_background():
+    # The table's last ReLU would forbid it.
+    out = unet.build("lean")(*pair(2, 3, 64, 64))
+    assert (out["mask_logits"] < 0).any()
+
+
+def test_small_stays_below_half_a_million():
+    assert n_parameters(unet.build("small")) < 500_000
+    widths = [m.out_channels for m in unet.build("small").modules() if isinstance(m, nn.Conv2d)]
+    assert all(width % 8 == 0 or width == 4 for width in widths)  # 4: 2x2 pixels of the mask
+
+
+# --- gradients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", unet.NETWORKS)
+def test_every_parameter_receives_gradient(name):
+    model = unet.build(name).train()
+    out = model(*pair(2, 3, 48, 48))
+    (out["mask_logits"].square().mean() + out["depth_logits"].square().mean()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # A constant before BatchNorm is taken out again by it.
+    before_norm = {"lean": "bias"}.get(name)
+    assert [n for n in missing if not (before_norm and n.endswith(before_norm))] == []
+
+
+def test_one_batch_can_be_learnt_by_heart():
+    bg, fg_bg = pair(3, 3, 32, 32)
+    mask = torch.zeros(3, 1, 32, 32)
+    mask[:, :, 8:20, 6:18] = 1
+    fg_bg = torch.where(mask.bool(), fg_bg, bg)
+    depth = torch.linspace(0.2, 0.8, 32).expand(3, 1, 32, 32) * (1 - 0.5 * mask)
+    model = unet.build("small").train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(80):
+        out = model(bg, fg_bg)
+        mask_loss = F.binary_cross_entropy_with_logits(out["mask_logits"], mask)
+        depth_loss = F.l1_loss(out["depth_logits"].sigmoid(), depth)
+        optimizer.zero_grad()
+        (mask_loss + depth_loss).backward()
+        optimizer.step()
+    assert mask_loss < 0.03 and depth_loss < 0.03
+
+
+def test_untrained_small_starts_at_typical_values():
+    mask_pred, depth_pred = unet.predict(unet.build("small"), *pair(2, 3, 64, 64))
+    assert abs(mask_pred.mean() - unet.TYPICAL_MASK) < 0.05
+    assert abs(depth_pred.mean() - unet.TYPICAL_DEPTH) < 0.1
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    [("small", (63, 97)), ("lean", (63, 97)), ("resnet", (33, 49))]
+    + [(name, (16, 16)) for name in unet.NETWORKS],
+)
+def test_odd_sizes_come_back_at_their_size(name, size):
+    model = unet.build(name).train()  # one image of 16 px must also pass BatchNorm in training
+    out = model(*pair(1, 3, *size))
+    assert out["mask_logits"].shape == out["depth_logits"].shape == (1, 1, *size)
+
+
+def test_padding_leaves_divisible_sizes_alone(monkeypatch):
+    model, images = settled("small"), pair(1, 3, 64, 96)
+    expected = model(*images)
+    monkeypatch.setattr(F, "pad", lambda *a, **k: pytest.fail("padded a divisible size"))
+    out = model(*images)
+    assert torch.equal(out["mask_logits"], expected["mask_logits"])
+
+
+def test_odd_size_is_the_crop_of_the_padded_image():
+    model, images = settled("small"), pair(1, 3, 50, 61)
+    padded = [F.pad(image, (0, 3, 0, 14), mode="replicate") for image in images]
+    odd, even = model(*images), model(*padded)
+    for name in odd:
+        assert torch.equal(odd[name], even[name][..., :50, :61])
+
+
+@pytest.mark.parametrize("name", ["small", "lean"])
+def test_wrong_images_are_refused_in_words(name):
+    model = unet.build(name)
+    with pytest.raises(ValueError, match=r"15x64, needed 16x16 or more"):
+        model(*pair(1, 3, 15, 64))
+    with pytest.raises(ValueError, match="needed one size: resize or crop"):
+        model(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 80))
+    with pytest.raises(ValueError, match="needed one size"):
+        model(torch.rand(1, 3, 64, 64), torch.rand(2, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"bg is torch.uint8 .* bytes / 255"):
+        model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"needed float \(B, 3, H, W\)"):
+        model(torch.rand(1, 1, 64, 64), torch.rand(1, 1, 64, 64))
+
+
+def test_unknown_network_lists_the_known():
+    with pytest.raises(ValueError, match="'big' is unknown; choose one of small, lean, resnet"):
+        unet.build("big")
+
+
+# --- the two shots ---------------------------------------------------------------------------
+
+
+def test_kept_background_features_change_nothing():
+    model = settled("small")
+    bg, fg_bg = pair(3, 3, 50, 64)
+    bg = bg[:1].expand(3, -1, -1, -1)
+    with torch.no_grad():
+        expected = model(bg, fg_bg)
+        kept = model(bg, fg_bg, bg_features=model.encode(bg))
+        one = model(bg[:1], fg_bg, bg_features=model.encode(bg[:1]))
+    for name, logits in expected.items():
+        torch.testing.assert_close(kept[name], logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one[name], logits, rtol=0, atol=1e-5)
+
+
+def test_small_looks_at_the_background_and_the_others_do_not():
+    (bg, fg_bg), other = pair(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    for name in unet.NETWORKS:
+        model = unet.build(name).eval()
+        same = torch.equal(model(bg, fg_bg)["mask_logits"], model(other, fg_bg)["mask_logits"])
+        assert same == (name != "small")
+
+
+@pytest.mark.parametrize("name", ["small", "lean"])
+def test_a_sample_does_not_depend_on_its_batch(name):
+    model, (bg, fg_bg) = settled(name), pair(5, 3, 64, 64)
+    together = unet.predict(model, bg, fg_bg)
+    alone = unet.predict(model, bg[2:3], fg_bg[2:3])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[2:3], b, rtol=0, atol=1e-5)
+
+
+def test_predict_puts_the_mode_back_and_leaves_statistics_alone():
+    model = unet.build("small").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    bg, fg_bg = pair(2, 3, 32, 32)
+    mask_pred, depth_pred = unet.predictor(model)({"bg": bg, "fg_bg": fg_bg})
+    assert model.training and not mask_pred.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    for pred in (mask_pred, depth_pred):
+        assert pred.shape == (2, 1, 32, 32) and pred.min() >= 0 and pred.max() <= 1
+    assert not unet.predict(model.eval(), bg, fg_bg)[0].isnan().any() and not model.training
+
+
+# --- weights and costs -----------------------------------------------------------------------
+
+
+def test_weights_load_as_data_not_code():
+    model, images = settled("small"), pair(1, 3, 48, 48)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    fresh = unet.build("small").eval()
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    for a, b in zip(unet.predict(model, *images), unet.predict(fresh, *images), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_multiply_adds_agree_with_a_hand_count():
+    # lean at 32 px: c_in * c_out * kernel^2 * height * width of every output in its table
+    rows = [(3, 16, 9, 32), (16, 32, 9, 16), (32, 64, 9, 8), (64, 128, 9, 8), (128, 128, 1, 4)]
+    rows += [(256, 128, 9, 8), (128, 32, 9, 8), (64, 64, 9, 16), (64, 32, 9, 16)]
+    rows += [(32, 16, 9, 32), (16, 1, 1, 32)]
+    by_hand = sum(c_in * c_out * k2 * side**2 for c_in, c_out, k2, side in rows)
+    assert unet.measure("lean", 32)["multiply_adds"] == 2 * by_hand  # two networks
+    with FlopCounterMode(display=False) as counter:
+        unet.build("lean").mask.to_half[0](torch.rand(1, 3, 32, 32))
+    assert counter.get_total_flops() == 2 * 3 * 16 * 9 * 32**2
+
+
+def test_table_shows_what_was_measured():
+    row = unet.measure("small", 64)
+    assert row["parameters"] == n_parameters(unet.build("small"))
+    assert row["mb"] == pytest.approx(row["parameters"] * 4 / 1024 / 1024)
+    lines = unet.table(["small", "resnet"], size=64).splitlines()
+    assert len(lines) == 3 and "Mmult-adds@64" in lines[0]
+    assert lines[1].startswith("small") and f"{row['parameters']:,}" in lines[1]
+    assert f"{row['multiply_adds'] / 1e6:,.1f}" in lines[1]
+    assert "28,976,321" in lines[2]
