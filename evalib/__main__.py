@@ -1,0 +1,141 @@
+"""The command line: the same functions as the notebooks, for people who prefer a shell."""
+
+import argparse
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from evalib import metrics, packs, photos, runs, seeds, training, unet
+
+BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a mistake of the user is one sentence on stderr and exit status 2."""
+    args = parser().parse_args(arguments)
+    try:
+        args.command(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"evalib: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m evalib", description=__doc__)
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, function, help):
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(command=function)
+        return command
+
+    p = add("build", build, "render or decode a tier into a pack")
+    p.add_argument("tier")
+    p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+
+    p = add("train", train, "train; run again with the same folders, it goes on")
+    p.add_argument("tier")
+    p.add_argument("--recipe", default="small", help=f"one of {', '.join(seeds.RECIPES)}")
+    p.add_argument("--run", type=Path, required=True, help="folder of the run, on the local disk")
+    p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="optimizer steps (default 1000)")
+    length.add_argument("--epochs", type=float, help="passes over the training samples")
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--checkpoint-every", type=duration, default="10min", metavar="TIME")
+    p.add_argument("--time-budget", type=duration, metavar="TIME", help="save and stop after this")
+
+    p = add("evaluate", evaluate, "score a trained network per subset, beside the baseline")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path)
+    which.add_argument("--weights", type=Path)
+    p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    p.add_argument("--out", type=Path, help="write the per-image table here as CSV")
+
+    p = add("predict", predict, "mask and depth of two photographs")
+    p.add_argument("bg", type=Path, help="the empty scene")
+    p.add_argument("img", type=Path, help="the same scene with something new in it")
+    p.add_argument("--out", type=Path, required=True, help="folder for the three pictures")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path)
+    which.add_argument("--weights", type=Path)
+
+    p = add("bench", bench, "measure something on this machine")
+    p.add_argument("name", help="networks, or a file tests/benchmarks/bench_NAME.py")
+    for command in commands.choices.values():
+        if command.prog.split()[-1] in ("build", "train", "evaluate"):
+            command.add_argument("--limit", type=int, help="first N samples of the tier only")
+            command.add_argument("--packs", type=Path, default=Path("output/packs"))
+    return root
+
+
+def duration(text: str) -> float:
+    """Seconds of '45s', '10min' or '1.5h'."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a time such as 45s, 10min or 1.5h")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+
+
+def build(args: argparse.Namespace) -> None:
+    pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
+    print(f"{len(pack)} samples of {pack.size} px in {pack.path}")
+
+
+def train(args: argparse.Namespace) -> None:
+    pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
+    n_train = len(packs.split(pack)["train"])
+    steps = args.steps or 1000
+    if args.epochs:
+        steps = max(1, round(args.epochs * n_train / args.batch_size))
+    config = training.Config(
+        **seeds.recipe(args.recipe),
+        sizes=((args.size, steps),),
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    run = training.train(
+        config,
+        {args.size: pack},
+        args.run,
+        valid=packs.build("evaluation", args.size, limit=4 * config.n_valid, root=args.packs),
+        drive=args.drive,
+        checkpoint_every_s=args.checkpoint_every,
+        time_budget_s=args.time_budget,
+    )
+    print(f"{'finished' if run.done else 'stopped'} at step {run.history[-1]['step']}: {args.run}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    model = runs.load(args.run or args.weights)
+    pack = packs.build("evaluation", args.size, limit=args.limit, root=args.packs)
+    table = metrics.by_subset({"network": unet.predictor(model)}, pack)
+    print(metrics.format_table(table))
+    if args.out:
+        runs.write_csv(args.out, table)
+
+
+def predict(args: argparse.Namespace) -> None:
+    model = runs.load(args.run or args.weights)
+    bg, img = photos.load_photo(args.bg), photos.load_photo(args.img)
+    for path in photos.write_prediction(args.out, *photos.predict_pair(model, bg, img)):
+        print(path)
+
+
+def bench(args: argparse.Namespace) -> None:
+    path = BENCHMARKS / f"bench_{args.name}.py"
+    if not path.is_file():
+        known = sorted(p.stem.removeprefix("bench_") for p in BENCHMARKS.glob("bench_*.py"))
+        raise ValueError(f"no benchmark {args.name!r}; known here: {', '.join(known) or 'none'}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

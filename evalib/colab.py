@@ -1,0 +1,63 @@
+"""Where a notebook runs (Colab, other Jupyter, a test), how much it should do there, and where
+its files go. The same cells run in all three; only these functions know the difference.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from evalib import timing
+
+T = TypeVar("T")
+DRIVE = Path("/content/drive/MyDrive/evalib")
+
+
+def on_colab() -> bool:
+    """Colab's kernel has imported `google.colab` before the first cell; nothing else does."""
+    return "google.colab" in sys.modules
+
+
+def size() -> str:
+    """smoke (EVALIB_SMOKE=1: tests), gpu (there is one), else cpu: less, but it still learns."""
+    if os.environ.get("EVALIB_SMOKE") == "1":
+        return "smoke"
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def choose(*, smoke: T, cpu: T, gpu: T) -> T:
+    """The setting for this machine, from the three sizes of the same notebook."""
+    return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[size()]
+
+
+def home() -> Path:
+    """Folder for packs and runs of this size: /content/evalib-output, or output/ of the project.
+
+    Sizes do not share folders, so that a test never goes on from a real run.
+    """
+    root = Path("/content/evalib-output") if on_colab() else Path(__file__).parents[1] / "output"
+    return root / size()
+
+
+def folders(run: str) -> tuple[Path, Path | None]:
+    """The folder of a run on the local disk, and its twin on Drive (None where there is none)."""
+    drive = DRIVE / size() / run if DRIVE.parent.is_dir() else None
+    return home() / "runs" / run, drive
+
+
+def setup() -> None:
+    """Print what this machine has and how large the notebook will be here."""
+    free = shutil.disk_usage(home().parents[1]).free / 2**30
+    print(timing.machine())
+    print(f"disk: {free:.0f} GiB free; Drive: {'mounted' if folders('')[1] else 'none'}")
+    print(
+        {
+            "gpu": "Size: gpu, the full series.",
+            "smoke": "Size: smoke, a test of the code path; nothing is learned.",
+            "cpu": "Size: cpu. Without a GPU everything is smaller, and still learns."
+            + (" Runtime > Change runtime type > T4 GPU for the full size." if on_colab() else ""),
+        }[size()]
+    )

@@ -1,0 +1,127 @@
+"""The folder of a run: what training writes there, and how to read it again.
+
+config.json, env.txt, metrics.csv (every logged row), pictures/ (a few samples at each evaluation),
+tensorboard/, and checkpoints. The rows come from the checkpoint's history, so that no number of
+resumes can repeat or lose one.
+"""
+
+import csv
+import json
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from evalib import checkpoint, unet
+
+
+@dataclass
+class Run:
+    """What a session of training leaves: the averaged network, every logged row, and whether
+    the run is finished (`done`) or stopped for now (call `train` again to go on)."""
+
+    folder: Path
+    model: nn.Module
+    history: list[dict] = field(repr=False)
+    done: bool
+
+
+def load(path: Path | str) -> nn.Module:
+    """The network of a run folder (its best averaged weights) or of one checkpoint file.
+
+    Raises: FileNotFoundError if there is none; ValueError if it is torn or foreign.
+    """
+    path = Path(path)
+    found = None
+    if path.is_dir():
+        found = checkpoint.newest([path], kind="best") or checkpoint.newest([path])
+    elif path.is_file():
+        found = path, checkpoint.load(path)
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
+        )
+    state = found[1]
+    model = unet.build(state["config"]["network"])
+    if "ema" in state:
+        model = AveragedModel(model, use_buffers=True)
+        model.load_state_dict(state["ema"])
+        return model.module.eval()
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def read_history(run_dir: Path | str) -> dict[str, np.ndarray]:
+    """metrics.csv as columns; numbers as float, NaN where a row has none."""
+    path = Path(run_dir) / "metrics.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: nothing was trained in {path.parent} yet")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0] if rows else ()
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows anew, columns in order of first appearance, empty where a row has no value."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+class Uploads:
+    """Copies checkpoints to Drive in a thread. An error there never ends training: the local
+    file stays and the next checkpoint is tried again."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.pending = folder, []
+        self.pool = ThreadPoolExecutor(1)
+
+    def add(self, path: Path | None) -> None:
+        self._report(wait=False)
+        if self.folder and path:
+            self.pending.append(self.pool.submit(self._copy, path))
+
+    def finish(self) -> None:
+        self.pool.shutdown(wait=True)
+        self._report(wait=True)
+
+    def _copy(self, path: Path) -> None:
+        if path.exists():  # else a newer one has already replaced it, and is next in the queue
+            checkpoint.copy(path, self.folder)
+
+    def _report(self, wait: bool) -> None:
+        finished: list[Future] = [f for f in self.pending if wait or f.done()]
+        self.pending = [f for f in self.pending if f not in finished]
+        for future in finished:
+            if error := future.exception():
+                warnings.warn(f"Drive: {error}. The local copy is kept.", stacklevel=3)
+
+
+def tensorboard(run_dir: Path, step: int, history: list[dict]):
+    """A writer that goes on at `step`: later events of a lost session are purged, and on a new
+    machine the history is written again, so that no step is missing or there twice."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, needed here only
+
+    folder = run_dir / "tensorboard"
+    is_new = not any(folder.glob("events*"))
+    writer = SummaryWriter(str(folder), purge_step=step + 1)
+    for row in history if is_new else ():
+        log_row(writer, row)
+    return writer
+
+
+def log_row(writer, row: dict) -> None:
+    for name, value in row.items():
+        if name != "step":
+            writer.add_scalar(name, value, row["step"])

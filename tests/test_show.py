@@ -1,0 +1,98 @@
+import matplotlib
+
+matplotlib.use("Agg")
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evalib import colab, metrics, packs, show, unet
+
+
+@pytest.fixture(scope="module")
+def batch(playground):
+    return playground.batch(packs.split(playground)["train"][:3])
+
+
+def pixels(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def test_every_figure_draws_something(batch):
+    preds = metrics.baseline(batch)
+    history = {"step": np.arange(1, 5.0), "session": np.array([1, 1, 2, 2.0])}
+    history["loss"] = np.array([4, 3, np.nan, 1.0])
+    figures = [
+        show.samples(batch, 2),
+        show.predictions(batch, *preds, captions=["a", "b", "c"], title="t"),
+        show.masks(batch, {"p": preds[0]}, "t"),
+        show.depths(batch, {"p": preds[1]}, "t"),
+        show.row(batch, *preds),
+        show.histograms({"a": np.arange(5)}, "x", "t"),
+        show.heat(batch["mask"][:, 0].numpy(), "t"),
+        show.curves(history, {"loss": ["loss"]}, "t"),
+        show.range_test({"adam": (np.array([1e-3, 1e-2]), np.array([1.0, 2.0]))}, 1e-3),
+        show.ranking({"a": [0.5, 0.6], "b": [0.4]}, "IoU", "t"),
+        show.time_shares({"forward": 2.0, "data": 1.0}, "t"),
+    ]
+    for figure in figures:
+        assert pixels(figure).std() > 5
+
+
+def test_the_mask_error_has_its_own_colour_for_found_invented_and_missed():
+    pred, true = np.array([[True, True, False, False]]), np.array([[True, False, True, False]])
+    found, invented, missed, nothing = show.mask_error(pred, true)[0]
+    assert found.argmax() == 1 and invented.argmax() == 0 and missed.argmax() == 2
+    assert nothing.max() < 0.2
+
+
+def test_uploads_are_read_in_the_form_of_both_ipywidgets_versions():
+    class Upload:
+        def __init__(self, value):
+            self.value = value
+
+    assert show._uploaded(Upload(({"name": "a", "content": memoryview(b"8")},))) == b"8"
+    assert show._uploaded(Upload({"a.jpg": {"metadata": {}, "content": b"7"}})) == b"7"
+    assert show._uploaded(Upload(())) is None and show._uploaded(Upload({})) is None
+
+
+def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(monkeypatch, capsys):
+    def jpeg(level):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 48), (level,) * 3).save(buffer, format="JPEG")
+        return {"name": "a.jpg", "content": memoryview(buffer.getvalue())}
+
+    shown = []
+    monkeypatch.setattr(show, "display", shown.append)
+    box = show.own_photos(unet.build("small").eval())
+    empty, new = box.children[0].children
+    monkeypatch.setattr(show, "_uploaded", lambda upload: upload.fake)
+    empty.fake, new.fake = jpeg(10)["content"].tobytes(), None
+    empty.notify_change({"name": "value", "type": "change", "owner": empty, "new": 0, "old": 1})
+    assert not shown  # waits for the second photograph
+    new.fake = jpeg(200)["content"].tobytes()
+    new.notify_change({"name": "value", "type": "change", "owner": new, "new": 0, "old": 1})
+    assert len(shown) == 1
+    new.fake = b"not a picture"
+    new.notify_change({"name": "value", "type": "change", "owner": new, "new": 0, "old": 1})
+    assert "cannot read the upload" in capsys.readouterr().out and len(shown) == 1
+
+
+def test_the_three_sizes_never_share_a_folder(monkeypatch):
+    monkeypatch.setenv("EVALIB_SMOKE", "1")
+    assert colab.size() == "smoke" and colab.choose(smoke=1, cpu=2, gpu=3) == 1
+    assert colab.home().name == "smoke"
+    monkeypatch.delenv("EVALIB_SMOKE")
+    expected = "gpu" if torch.cuda.is_available() else "cpu"
+    assert colab.size() == expected == colab.home().name
+
+
+def test_without_colab_there_is_no_drive(capsys):
+    assert not colab.on_colab() and colab.folders("run")[1] is None
+    colab.setup()
+    assert "Drive: none" in capsys.readouterr().out
