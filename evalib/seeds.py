@@ -7,7 +7,7 @@ per task from `fg_bg` alone, which its networks here do (`unet.PerTask`).
 RECIPES: dict[str, dict] = {
     # Our small network, both inputs, both heads.
     "small": {"network": "small"},
-    # Seed 002: "Dice won" for the mask, "L1 beat Huber and MSE" for the depth, rate .01 then StepLR.
+    # Seed 002: Dice won for the mask, L1 beat Huber and MSE for the depth; rate .01, then StepLR.
     "lean": {
         "network": "lean",
         "mask_loss": "dice",

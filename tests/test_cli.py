@@ -98,13 +98,13 @@ def test_times_are_read_with_their_unit(text, s):
 
 def test_a_time_without_a_unit_is_refused(capsys):
     with pytest.raises(SystemExit):
-        cli.main("train playground-24 --run x --time-budget 50".split())
+        cli.main(["train", "playground-24", "--run", "x", "--time-budget", "50"])
     assert "45s, 10min or 1.5h" in capsys.readouterr().err
 
 
 def test_steps_and_epochs_contradict(capsys):
     with pytest.raises(SystemExit):
-        cli.main("train playground-24 --run x --steps 5 --epochs 2".split())
+        cli.main(["train", "playground-24", "--run", "x", "--steps", "5", "--epochs", "2"])
     assert "not allowed with" in capsys.readouterr().err
 
 
