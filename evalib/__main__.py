@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--weights", type=Path)
 
     p = add("bench", bench, "measure something on this machine")
-    p.add_argument("name", help="networks, or a file tests/benchmarks/bench_NAME.py")
+    p.add_argument("name", help="one of the files tests/benchmarks/bench_NAME.py, such as rooms")
     for command in commands.choices.values():
         if command.prog.split()[-1] in ("build", "train", "evaluate"):
             command.add_argument("--limit", type=int, help="first N samples of the tier only")

@@ -62,6 +62,15 @@ def bce_after_sigmoid(mask_logits: Tensor, mask: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(mask_logits.sigmoid(), mask)
 
 
+def means(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """A mistake, kept for notebook 02: the mean is taken before the difference, not after it.
+
+    |mean(p) - mean(m)| of each image asks how much is new, never where: it can reach 0 with any
+    picture of the right area.
+    """
+    return (mask_logits.sigmoid().mean((1, 2, 3)) - mask.mean((1, 2, 3))).abs().mean()
+
+
 def _sobel(image: Tensor) -> Tensor:
     """Sobel magnitude / 4, same shape; the outermost pixels are repeated beyond the frame."""
     image = torch.cat((image[..., :1], image, image[..., -1:]), -1)
@@ -135,7 +144,7 @@ def _window(side: int, like: Tensor) -> Tensor:
 
 
 MASK = {"bce": _term(F.binary_cross_entropy_with_logits)}  # log 2 where all logits are 0
-MASK |= {term.__name__: _term(term) for term in (dice, edge, bce_after_sigmoid)}
+MASK |= {term.__name__: _term(term) for term in (dice, edge, bce_after_sigmoid, means)}
 DEPTH = {"l1": _term(F.l1_loss), "l2": _term(F.mse_loss)}
 DEPTH |= {term.__name__: _term(term) for term in (huber, rmse, berhu, gradient, ssim)}
 

@@ -35,6 +35,8 @@ HAND_WORKED_MASK = [  # name, probabilities, mask, answer
     ("edge", image([0, 0, 0], [0, 1, 0], [0, 0, 0]), torch.zeros(1, 1, 3, 3), (2 + 2**0.5) / 9),
     ("bce_after_sigmoid", image([0, 0]), image([0, 0]), math.log(2)),
     ("bce_after_sigmoid", image([1, 1]), image([1, 1]), math.log(1 + math.exp(-1))),
+    ("means", image([1, 0]), image([0, 1]), 0),  # the right area in the wrong place
+    ("means", image([1, 0.5]), image([0, 1]), 0.25),
 ]
 HAND_WORKED_DEPTH = [  # name, depth_pred, depth, answer
     ("l1", image([0.1, 0.5]), image([0.3, 0.2]), 0.25),
@@ -188,7 +190,7 @@ def test_one_task_alone_needs_nothing_of_the_other():
     "terms", ["bse", "bce+", "bce+bce", "-1*bce", "x*bce", "bce*2", "2bce", "l1"]
 )
 def test_terms_that_cannot_be_meant_are_refused_with_the_known_names(terms):
-    with pytest.raises(ValueError, match="mask loss .* of bce, dice, edge, bce_after_sigmoid"):
+    with pytest.raises(ValueError, match="mask loss .* of bce, dice, edge, bce_after_sigmoid, means"):
         Loss(mask=terms)
 
 

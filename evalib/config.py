@@ -1,0 +1,57 @@
+"""What a run computes, as plain values: written to every checkpoint, compared on every resume."""
+
+from dataclasses import dataclass
+
+import torch
+
+from evalib import schedules
+
+OPTIMIZERS = {
+    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay),
+    "adam": lambda p, lr, decay: torch.optim.Adam(p, lr=lr),
+    "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=decay),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run computes. It is stored in every checkpoint; a changed one is refused on resume."""
+
+    network: str = "small"
+    mask_loss: str = "bce+dice"  # "" leaves the task out
+    depth_loss: str = "l1+0.5*gradient"
+    optimizer: str = "adamw"
+    lr: float = 4e-3  # peak of the schedule; from the range test in notebook 02
+    weight_decay: float = 1e-2
+    clip: float = 1.0  # largest gradient norm; a rare batch of empty masks must not throw a run off
+    schedule: str = "onecycle"
+    sizes: tuple[tuple[int, int], ...] = ((64, 1000),)  # (pixels, steps), small before large
+    batch_size: int = 64
+    augment: str = "full"
+    ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
+    seed: int = 0
+    log_every: int = 25  # steps
+    evaluate_every: int = 250  # steps
+    n_valid: int = 128  # images of each evaluation subset looked at during training
+    patience: int = 0  # evaluations without a better score before stopping early; 0 = never
+
+    def __post_init__(self) -> None:
+        # A config that went through JSON has lists.
+        object.__setattr__(self, "sizes", tuple((int(a), int(b)) for a, b in self.sizes))
+        if not self.mask_loss and not self.depth_loss:
+            raise ValueError("mask_loss and depth_loss are both empty: there is nothing to learn")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+        schedules.factor(self.schedule, 0, self.n_steps)
+
+    @property
+    def n_steps(self) -> int:
+        return sum(steps for _, steps in self.sizes)
+
+    def size_at(self, step: int) -> int:
+        """Pixels of the pictures at this step."""
+        for size, steps in self.sizes:
+            step -= steps
+            if step < 0:
+                return size
+        return self.sizes[-1][0]
