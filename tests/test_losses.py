@@ -190,7 +190,7 @@ def test_one_task_alone_needs_nothing_of_the_other():
     "terms", ["bse", "bce+", "bce+bce", "-1*bce", "x*bce", "bce*2", "2bce", "l1"]
 )
 def test_terms_that_cannot_be_meant_are_refused_with_the_known_names(terms):
-    with pytest.raises(ValueError, match="mask loss .* of bce, dice, edge, bce_after_sigmoid, means"):
+    with pytest.raises(ValueError, match="mask loss .* of bce, dice, edge"):
         Loss(mask=terms)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from evalib import objects, photo, places, rooms
+from evalib import objects, photo, places, rooms, staging
 from evalib.backdrop import backdrop, chance
 from evalib.objects import Sketch, paint
 from evalib.trace import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
@@ -164,6 +164,13 @@ def test_every_family_and_every_kind_of_place_is_on_both_sides_of_the_split():
         sides = {(rooms.held_out(i), (i // 5) % size) for i in range(n)}
         assert len(sides) == 2 * size
         assert sum(rooms.held_out(i) for i in range(n)) == 20
+
+
+def test_companions_stay_on_their_side_of_the_split():
+    fg, r = np.tile(np.arange(100), 50), np.random.default_rng(0).random(5000)
+    other = staging._companion(fg, r)
+    np.testing.assert_array_equal(rooms.held_out(other), rooms.held_out(fg))
+    assert set(other) == set(range(100))
 
 
 def test_backgrounds_reach_no_further_than_the_byte(shots):

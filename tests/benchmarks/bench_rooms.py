@@ -10,7 +10,7 @@ from evalib import rooms
 
 
 def main(size: int = 64, n: int = 1024, rounds: int = 3) -> None:
-    """Render n samples of four backgrounds, in the order packs ask for them; print the best rate."""
+    """Render n samples of four backgrounds, as packs ask for them; print the best rate."""
     per = n // 4
     ids = [bg * 4000 + np.arange(per) * (4000 // per) for bg in (0, 10, 22, 36)]
     start = time.perf_counter()

@@ -1,0 +1,171 @@
+"""An empty place as its camera sees it: hits, light and shadows, computed once and kept.
+
+Light from all around (`ambient`) and from the lamp or sun (`direct`, shadowed by the furniture) are
+kept apart, so that an object can later take away one without the other.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalib import draws, places
+from evalib.surfaces import Surface, clouds, surface
+from evalib.trace import BALL, BOX, NOTHING, TILE, TUBE, View, grid, opacity, raster
+
+DEPTH_M = 10.0  # byte 255
+PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
+
+
+def chance(seed: int, keys: np.ndarray, name: str, n: int) -> np.ndarray:
+    """(B, n) float64 in [0, 1), a function of seed, key and name."""
+    keys = draws.sample_keys(seed, 0, np.asarray(keys, np.int64))
+    return draws.uniform(keys, name, 0, 1, n).numpy().astype(float)
+
+
+class Backdrop:
+    """An empty place on a grid of n x n rays, `across` of them the picture, the rest a margin.
+
+    `key` (n, n) int64 depths as `raster` writes them; `z` (n * n,) m, inf for sky; `light`
+    (6, n * n) ambient and direct RGB; `points` (3, 64, tiles) m and the tiles' bounding balls.
+    """
+
+    def __init__(self, place: places.Place, across: int, device: str, exposure: float = 1.0):
+        self.place, self.across, self.device, self.exposure = place, across, device, exposure
+        self.margin = -(-across // 64)  # a pixel of shake at 64 px
+        self.n = -(-(across + 2 * self.margin) // TILE) * TILE
+        self.lamp = torch.tensor(place.light, dtype=torch.float32, device=device)
+        self.view = View(place.parts, place.camera, device)
+        key = torch.full((self.n**2,), NOTHING, dtype=torch.int64, device=device)
+        first = torch.full((1, 2), -self.margin, device=device)
+        raster(self.view, torch.zeros_like(self.view.kind), first, self.n, across, key)
+        self.z = (key >> 32).int().view(torch.float32)
+        self.key = (key | 0xFFFFFFFF).view(self.n, self.n)
+        self._light(key & 0xFFFFFFFF)
+        self.coarse = self._coarse()
+
+    def _light(self, part: Tensor) -> None:
+        place, seen = self.place, self.z.isfinite()
+        x = grid(torch.arange(self.n, device=self.device) - self.margin, self.across)
+        u, v, z = x.repeat(self.n), (-x).repeat_interleave(self.n), self.z.clamp(max=1e3)
+        s = surface(self.view, part * seen, u, v, z, self.across)
+        ambient, direct = shade(place, s, self.lamp, _open(place, s.point))
+        shadow = torch.zeros_like(z)
+        for i in range(place.shell, len(place.parts.kind)):
+            one = torch.tensor([i], device=self.device)
+            kind = int(place.parts.kind[i])
+            dark = opacity(self.view, kind, one, self.lamp, place.soft, s.point)
+            shadow = torch.maximum(shadow, dark)
+        rise = (v * 0.5 + 0.5).clamp(0, 1)
+        fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
+        rise = rise * (1 + 0.25 * clouds(u / (0.4 + rise), v / (0.4 + rise)))
+        for i in range(3):
+            sky = place.haze[i] + (place.zenith[i] - place.haze[i]) * rise
+            ambient[i] = torch.where(seen, ambient[i] + fog * (place.haze[i] - ambient[i]), sky)
+            direct[i] = torch.where(seen, direct[i] * (1 - shadow) * (1 - fog), 0.0)
+        self.light = torch.stack(ambient + direct) * self.exposure
+        self._tile(torch.stack(s.point), seen)
+
+    def _tile(self, point: Tensor, seen: Tensor) -> None:
+        side = self.n // TILE
+        point = point.view(3, side, TILE, side, TILE).transpose(2, 3).reshape(3, side**2, -1)
+        seen = seen.view(side, TILE, side, TILE).transpose(1, 2).reshape(side**2, -1)
+        low, high = torch.where(seen, point, 1e9).amin(2), torch.where(seen, point, -1e9).amax(2)
+        self.middle, self.radius = (low + high) / 2, (high - low).norm(dim=0) / 2
+        self.radius[~seen.any(1)] = -1e9
+        self.points = point.transpose(1, 2).contiguous()
+        first = torch.arange(side**2, device=self.device)
+        self.first_ray = first // side * (TILE * self.n) + first % side * TILE
+        inside = torch.arange(TILE, device=self.device)
+        self.inside = (inside[:, None] * self.n + inside).view(-1, 1)
+
+    def _coarse(self) -> Tensor:
+        """(2, 2, 7, n/2, n/2): light and depth byte of pixels that start at an odd or even ray."""
+        depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
+        maps = torch.cat([self.light, depth[None]]).view(7, self.n, self.n)
+        pixels = []
+        for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            a = maps.roll((-y, -x), (1, 2))
+            a = (a[:, ::2, ::2] + a[:, 1::2, ::2]) + (a[:, ::2, 1::2] + a[:, 1::2, 1::2])
+            pixels.append(a * 0.25)
+        return torch.stack(pixels).view(2, 2, 7, self.n // 2, self.n // 2)
+
+    def still(self, shift: np.ndarray) -> Tensor:
+        """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
+        size = self.across // 2
+        cuts = []
+        for x, y in (shift + self.margin).tolist():
+            rows, columns = slice(y // 2, y // 2 + size), slice(x // 2, x // 2 + size)
+            cuts.append(self.coarse[y % 2, x % 2, :, rows, columns])
+        return torch.stack(cuts)
+
+
+def _open(place: places.Place, point: list[Tensor]) -> Tensor:
+    """Share of the sky's light that reaches points near the floor, walls and furniture, .3..1."""
+    x, y, z = point
+    light = 1 - 0.3 * (1 - y.clamp(min=0) / 0.5).clamp(min=0)
+    if place.indoors:
+        x0, x1, z0, z1 = place.floor
+        for d in (x - x0, x1 - x, z1 - z):
+            corner = (1 - d.abs() / 0.8).clamp(0, 1)
+            light = light * (1 - 0.3 * corner * corner)
+    for x0, x1, z0, z1 in place.blocks.tolist():
+        dx = torch.maximum(x0 - x, x - x1).clamp(min=0)
+        dz = torch.maximum(z0 - z, z - z1).clamp(min=0)
+        close = (1 - (dx * dx + dz * dz).sqrt() / 0.5).clamp(min=0)
+        light = light * (1 - 0.45 * close * close * (1 - y / 1.2).clamp(0, 1))
+    return light
+
+
+def shade(
+    place: places.Place, s: Surface, lamp: Tensor, sky: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Light from all around, times `sky` (n,), and unshadowed light of the lamp, off a surface."""
+    way = [lamp[i] - s.point[i] for i in range(3)]
+    length = (way[0] * way[0] + way[1] * way[1] + way[2] * way[2]).sqrt()
+    cosine = sum(way[i] * s.normal[i] for i in range(3)) / length
+    wrap = place.soft * 0.5
+    cosine = ((cosine + wrap) / (1 + wrap)).clamp(min=0)
+    if place.indoors:
+        cosine = cosine * (2 / (1 + length * length / 9))
+    up, dull = s.normal[1] * 0.5 + 0.5, 1 - s.glow.clamp(max=1)
+    around, direct = sky * dull, cosine * dull
+    ambient = [
+        s.colour[i] * ((place.bounce[i] + up * (place.sky[i] - place.bounce[i])) * around + s.glow)
+        for i in range(3)
+    ]
+    return ambient, [s.colour[i] * direct * place.direct[i] for i in range(3)]
+
+
+def lit(drop: Backdrop, feet: np.ndarray) -> Tensor:
+    """(k,) how much of the lamp reaches things whose feet are at (k, 3), past the furniture."""
+    place, device = drop.place, drop.device
+    points = feet[:, None] + np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
+    points = [
+        torch.from_numpy(x.astype(np.float32)).to(device)[:, None] for x in points.reshape(-1, 3).T
+    ]
+    dark = torch.zeros(3 * len(feet), device=device)
+    for kind in (BALL, BOX, TUBE):
+        some = place.shell + (drop.view.kind[place.shell :] == kind).nonzero()[:, 0]
+        if len(some):
+            hidden = opacity(drop.view, kind, some, drop.lamp, place.soft, points)
+            dark = torch.maximum(dark, hidden.amax(1))
+    dark = dark.view(-1, 3)
+    return 1 - (dark[:, 0] + dark[:, 1] + dark[:, 2]) / 3
+
+
+@lru_cache(maxsize=64)
+def probe(seed: int, bg: int) -> tuple[Backdrop, float]:
+    """A coarse picture of the place, and the exposure that makes it neither dark nor blown out."""
+    drop = Backdrop(places.build(seed, bg), PROBE, "cpu")
+    mean = float(drop.light[:3].add(drop.light[3:]).clamp(max=1.5).mean())
+    key = 0.09 + 0.18 * chance(seed, np.array([bg]), "exposure", 1)[0, 0]
+    return drop, key / max(mean, 1e-3)
+
+
+@lru_cache(maxsize=4)
+def backdrop(seed: int, bg: int, size: int, device: str) -> Backdrop:
+    """The place at two rays per pixel, ready to be drawn into."""
+    coarse, exposure = probe(seed, bg)
+    return Backdrop(coarse.place, 2 * size, device, exposure)

@@ -1,0 +1,139 @@
+"""What stands in rooms and hangs on their walls.
+
+Furniture stands at the origin with its back to -z, in a box of half sizes rx, rz; things on walls
+have the wall at z = 0 and `day`, the brightness outside.
+"""
+
+import numpy as np
+
+from evalib import objects
+from evalib.sketch import Sketch, paint
+from evalib.trace import about_y
+
+BLACK = paint(0.015)
+
+
+def table(s: Sketch, rx: float, rz: float) -> None:
+    h = s.u(0.4, 0.78)
+    s.box((0, h, 0), (rx, 0.025, rz), s.cover())
+    s.legs(rx - 0.05, rz - 0.05, h, 0.03, s.cover())
+    for _ in range(s.pick(0, 1, 3, 5)):
+        x, z, t = s.u(-0.8, 0.8) * rx, s.u(-0.8, 0.8) * rz, s.u(0.03, 0.15)
+        s.pick(s.box, s.tube, s.ball)((x, h + 0.025 + t, z), (s.u(0.03, 0.14), t, 0.07), s.bright())
+
+
+def desk(s: Sketch, rx: float, rz: float) -> None:
+    """A table with screens and a keyboard, and a chair in front."""
+    h, z = 0.73, -0.4 * rz
+    s.box((0, h, 0), (rx, 0.02, rz), s.cover())
+    s.box((-rx + 0.2, h / 2, 0), (0.18, h / 2, rz * 0.9), s.cover())
+    s.box((rx - 0.03, h / 2, 0), (0.03, h / 2, rz * 0.9), s.cover())
+    for x in s.pick((0,), (-0.3, 0.3)):
+        screen = s.bright()
+        screen[9] = s.pick(0.0, 0.4)
+        s.box((x, h + 0.28, z), (0.27, 0.17, 0.015), BLACK)
+        s.box((x, h + 0.28, z + 0.012), (0.25, 0.15, 0.01), screen)
+        s.tube((x, h + 0.06, z), (0.03, 0.06, 0.03), BLACK)
+    s.box((0, h + 0.03, rz * 0.3), (0.2, 0.012, 0.07), s.grey())
+    objects.chair(s.at(s.u(-0.2, 0.2), rz + s.u(0.1, 0.4), np.pi + s.u(-0.6, 0.6)))
+
+
+def seat(s: Sketch, rx: float, rz: float) -> None:
+    objects.chair(s)
+
+
+def stuff(s: Sketch, rx: float, rz: float) -> None:
+    """Any household thing that was always there."""
+    objects.thing(s)
+
+
+def sofa(s: Sketch, rx: float, rz: float) -> None:
+    cloth, back = s.cover(vivid=0.8, kinds=("plain", "noise", "stripes")), s.u(0.4, 0.5)
+    s.box((0, 0.22, 0.05), (rx, 0.2, rz - 0.05), cloth)
+    s.box((0, back, -rz + 0.13), (rx, back - 0.05, 0.13), cloth)
+    for x in (-rx + 0.1, rx - 0.1):
+        s.box((x, 0.31, 0), (0.1, 0.29, rz), cloth)
+    for _ in range(s.pick(0, 1, 2, 3)):
+        s.ball((s.u(-0.7, 0.7) * rx, 0.58, -0.3 * rz), (0.22, 0.2, 0.1), s.bright())
+
+
+def bed(s: Sketch, rx: float, rz: float) -> None:
+    sheet = s.cover((0.2, 0.8), 0.8, ("plain", "stripes", "checks", "noise"))
+    s.box((0, 0.2, 0), (rx, 0.18, rz), s.cover())
+    s.box((0, 0.45, 0), (rx * 0.96, 0.1, rz * 0.97), sheet)
+    s.box((0, s.u(0.4, 0.6), -rz), (rx, s.u(0.4, 0.6), 0.04), s.cover())
+    for x in (-0.45, 0.45):
+        s.ball((x * rx, 0.6, -rz * 0.75), (0.38 * rx, 0.1, 0.25), s.tone(0.5, 0.85, vivid=0.2))
+
+
+def cupboard(s: Sketch, rx: float, rz: float) -> None:
+    h, body, n = s.pick(0.4, 0.5, 0.9, 1.05), s.cover(), s.pick(1, 2, 3)
+    s.box((0, h, 0), (rx, h, rz), body)
+    front = paint(body[:3] * s.u(0.75, 1.2), body[3:6], s.pick("plain", "wood"), 5)
+    for x in (2 * np.arange(n) + 1 - n) / n * rx:
+        s.box((x, h, rz), (rx / n - 0.02, h - 0.04, 0.012), front)
+        s.box((x + rx / n * 0.7, h, rz + 0.02), (0.012, 0.07, 0.012), s.grey())
+    if h < 0.6 and s.maybe(0.7):  # a screen on a sideboard
+        s.box((0, 2 * h + 0.33, 0), (min(rx, 0.55), 0.31, 0.03), BLACK)
+
+
+def shelf(s: Sketch, rx: float, rz: float) -> None:
+    h, wood, n = s.u(0.6, 1.05), s.cover(), s.pick(3, 4, 5)
+    s.box((0, h, -rz + 0.02), (rx, h, 0.02), paint(wood[:3] * 0.6))
+    for x in (-rx, rx):
+        s.box((x, h, 0), (0.02, h, rz), wood)
+    for y in np.arange(n + 1) * 2 * h / n:
+        s.box((0, y, 0), (rx, 0.015, rz), wood)
+        if y < 1.9 * h and s.maybe(0.85):
+            tall, wide = s.u(0.5, 0.85) * h / n, rx * s.u(0.4, 0.95)
+            books = paint(s.colour(vivid=1), s.colour(vivid=1), "cells", s.u(14, 35), s.u(0, 90))
+            s.box((s.u(-1, 1) * (rx - wide), y + tall, 0), (wide, tall, rz * 0.7), books)
+
+
+def plant(s: Sketch, rx: float, rz: float) -> None:
+    s.tube((0, 0.17, 0), (0.17, 0.17, 0.17), s.cover())
+    leaves(s.at(0, 0, y=0.25), 0.35, s.u(0.5, 1.3), 40)
+
+
+def leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
+    """A heap of n leafy balls, `tall` metres high; brighter outside and on top."""
+    green = s.u(0.08, 0.4) * np.array([s.u(0.4, 1.1), 1.0, s.u(0.15, 0.5)])
+    for _ in range(n):
+        y, out, turn, r = s.u(0, 1), s.u(0, 1) ** 0.4, s.u(0, 2 * np.pi), s.u(0.14, 0.3) * wide
+        tone = green * (0.35 + 0.5 * out * s.u(0.5, 1.2) + 0.4 * y)
+        leaf = paint(tone * 0.2, tone * 1.2, "leaves", s.u(1.5, 4), s.u(0, 50))
+        room = wide * out * (1 - 0.5 * y * y)
+        centre = (room * np.cos(turn), tall * (0.08 + 0.85 * y), room * np.sin(turn))
+        s.ball(centre, (r, s.u(0.07, 0.14) * tall, r), leaf, about_y(turn))
+
+
+def picture(s: Sketch, day: float) -> None:
+    """A picture, a poster or a board."""
+    w, h, y = s.u(0.15, 0.7), s.u(0.15, 0.45), s.u(1.3, 1.8)
+    s.box((0, y, 0), (w, h, 0.02), s.tone(0.01, 0.8))
+    s.box((0, y, 0), (w * 0.9, h * 0.9, 0.025), s.bright())
+
+
+def door(s: Sketch, day: float) -> None:
+    s.box((0, 1.0, 0), (0.5, 1.05, 0.02), s.tone(0.05, 0.8, vivid=0.2))
+    s.box((0, 1.0, 0), (0.44, 1.0, 0.035), s.cover())
+
+
+def window(s: Sketch, day: float) -> None:
+    """Panes full of daylight (or of night), framed, perhaps with curtains or a radiator."""
+    w, h, y, frame = s.u(0.4, 1.1), s.u(0.5, 0.75), s.u(1.4, 1.6), s.tone(0.3, 0.85, vivid=0.2)
+    sky = day * np.array([0.75, 0.85, 1.0])
+    s.box((0, y, 0), (w + 0.06, h + 0.06, 0.02), frame)
+    s.box((0, y, 0), (w, h, 0.03), paint(sky, sky * 0.65, "noise", 0.4, 3, glow=1))
+    s.box((0, y, 0), (0.025, h, 0.05), frame)
+    s.box((0, y, 0), (w, 0.02, 0.05), frame)
+    if s.maybe(0.5):
+        cloth = s.cover(vivid=0.8, kinds=("plain", "noise", "checks"))
+        for x in (-w - 0.12, w + 0.12):
+            s.box((x, y - 0.1, 0.06), (0.2, h + 0.35, 0.04), cloth)
+    if s.maybe(0.4):
+        s.box((0, 0.4, 0.06), (w, 0.28, 0.05), paint(0.7, tex="cells", rate=12))
+
+
+def nothing(s: Sketch, day: float) -> None:
+    pass

@@ -1,0 +1,111 @@
+"""Putting things together from boxes, balls and tubes, with chance for shapes and colours."""
+
+import numpy as np
+
+from evalib.surfaces import TEXTURES
+from evalib.trace import BALL, BOX, TUBE, Parts, about_y
+
+
+def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, glow: float = 0.0):
+    """(10,) paint: linear colours a and b, texture, repeats per metre, phase, own light."""
+    a = np.broadcast_to(np.asarray(a, float), 3)
+    return np.concatenate(
+        [a, a * 0.55 if b is None else b, [TEXTURES.index(tex), rate, phase, glow]]
+    )
+
+
+class Sketch:
+    """Collects parts, in metres, y up; `rng` is its only source of chance."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng, self.rows, self.turn, self.origin = rng, [], np.eye(3), np.zeros(3)
+
+    def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Sketch":
+        """The same sketch with parts placed relative to a point and a heading."""
+        other = Sketch(self.rng)
+        other.rows, other.turn = self.rows, self.turn @ about_y(yaw)
+        other.origin = self.origin + self.turn @ np.array([x, y, z])
+        return other
+
+    def add(self, kind: int, centre, half, paint: np.ndarray, turn=None) -> None:
+        turn = self.turn if turn is None else self.turn @ turn
+        middle = self.turn @ np.array(centre, float) + self.origin
+        self.rows.append((kind, middle, np.maximum(half, 1e-3), turn, paint))
+
+    def box(self, centre, half, paint: np.ndarray, turn=None) -> None:
+        self.add(BOX, centre, half, paint, turn)
+
+    def ball(self, centre, half, paint: np.ndarray, turn=None) -> None:
+        self.add(BALL, centre, half, paint, turn)
+
+    def tube(self, centre, half, paint: np.ndarray, turn=None) -> None:
+        self.add(TUBE, centre, half, paint, turn)
+
+    def limb(self, start, end, radius: float, paint: np.ndarray, kind: int = BALL) -> None:
+        """A long ball (or tube) from start to end; balls reach a little beyond both."""
+        start, end = np.array(start, float), np.array(end, float)
+        length = np.linalg.norm(end - start)
+        y = (end - start) / length
+        x = np.cross(y, (0, 0, 1.0) if abs(y[2]) < 0.9 else (1.0, 0, 0))
+        x = x / np.linalg.norm(x)
+        half = (radius, length / 2 + (radius * 0.6 if kind == BALL else 0), radius)
+        self.add(kind, (start + end) / 2, half, paint, np.stack([x, y, np.cross(x, y)], 1))
+
+    def legs(self, x: float, z: float, height: float, radius: float, paint: np.ndarray) -> None:
+        """Four, under the corners at -x..x, -z..z."""
+        for i, k in ((-x, -z), (-x, z), (x, -z), (x, z)):
+            self.tube((i, height / 2, k), (radius, height / 2, radius), paint)
+
+    def parts(self) -> Parts:
+        return Parts(*(np.array(column) for column in zip(*self.rows, strict=True)))
+
+    def u(self, low: float, high: float) -> float:
+        return low + (high - low) * self.rng.random()
+
+    def maybe(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def pick(self, *options):
+        return options[int(self.rng.random() * len(options))]
+
+    def colour(self, value=(0.04, 0.8), vivid: float = 0.6) -> np.ndarray:
+        """(3,) linear RGB; mostly dull and warm (or blue), as real surfaces are."""
+        hue = self.pick(
+            self.u(-0.17, -0.02), self.u(-0.13, -0.05), self.u(0.28, 0.42), self.u(0, 1)
+        )
+        grey = 1 - vivid * self.rng.random() ** 1.5
+        wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
+        return self.u(*value) * (grey + (1 - grey) * wheel)
+
+    def tone(self, *value: float, vivid: float = 0.6) -> np.ndarray:
+        """Plain paint."""
+        return paint(self.colour(value or (0.04, 0.8), vivid))
+
+    def grey(self, low: float = 0.02, high: float = 0.6) -> np.ndarray:
+        return paint(self.u(low, high))
+
+    def bright(self) -> np.ndarray:
+        """Paint of small things: two vivid colours, any pattern."""
+        tex = self.pick("plain", "noise", "cells", "checks", "stripes", "leaves")
+        colours = self.colour(vivid=1), self.colour(vivid=1)
+        return paint(*colours, tex, self.u(1, 9), self.u(0, 90))
+
+    def cover(self, value=(0.06, 0.7), vivid: float = 0.5, kinds: tuple = ()) -> np.ndarray:
+        """Paint of a wall, a floor or a piece of furniture, in two neighbouring tones."""
+        tex = self.pick(*(kinds or ("plain", "noise", "stripes", "wood", "wood")))
+        rates = {"noise": (0.5, 4), "wood": (2, 8), "bricks": (2, 5), "leaves": (1, 3)}
+        a = self.colour(value, vivid)
+        if tex == "wood" and self.maybe(0.75):
+            a = self.u(0.12, 1.2) * np.array([0.5, 0.3, 0.16]) + self.u(0, 0.1)
+        other = self.colour(value, vivid) * 0.4 + a * 0.6
+        b = self.pick(a * self.u(0.5, 0.9), a * self.u(0.8, 0.95), other)
+        return paint(a, b, tex, self.u(*rates.get(tex, (1.5, 8))), self.u(0, 50))
+
+    def cloth(self) -> np.ndarray:
+        """Plain, striped, checked or mottled cloth; one in four is dark."""
+        value = (0.015, 0.06) if self.maybe(0.25) else (0.04, 0.75)
+        tex = self.pick("plain", "plain", "stripes", "checks", "noise")
+        rate = self.u(1, 4) if tex == "noise" else self.u(3, 14)
+        return paint(
+            self.colour(value, 0.9), self.colour((0.03, 0.75), 0.9), tex, rate, self.u(0, 9)
+        )
