@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evalib import draws, places
 from evalib.surfaces import Surface, clouds, surface
-from evalib.trace import BALL, BOX, NOTHING, TILE, TUBE, View, grid, opacity, raster
+from evalib.trace import BALL, BOX, CHUNK, NOTHING, TILE, TUBE, View, grid, opacity, raster
 
 DEPTH_M = 10.0  # byte 255
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
@@ -51,12 +51,8 @@ class Backdrop:
         u, v, z = x.repeat(self.n), (-x).repeat_interleave(self.n), self.z.clamp(max=1e3)
         s = surface(self.view, part * seen, u, v, z, self.across)
         ambient, direct = shade(place, s, self.lamp, _open(place, s.point))
-        shadow = torch.zeros_like(z)
-        for i in range(place.shell, len(place.parts.kind)):
-            one = torch.tensor([i], device=self.device)
-            kind = int(place.parts.kind[i])
-            dark = opacity(self.view, kind, one, self.lamp, place.soft, s.point)
-            shadow = torch.maximum(shadow, dark)
+        self._tile(torch.stack(s.point), seen)
+        shadow = self.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)
         rise = (v * 0.5 + 0.5).clamp(0, 1)
         fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
         rise = rise * (1 + 0.25 * clouds(u / (0.4 + rise), v / (0.4 + rise)))
@@ -65,7 +61,6 @@ class Backdrop:
             ambient[i] = torch.where(seen, ambient[i] + fog * (place.haze[i] - ambient[i]), sky)
             direct[i] = torch.where(seen, direct[i] * (1 - shadow) * (1 - fog), 0.0)
         self.light = torch.stack(ambient + direct) * self.exposure
-        self._tile(torch.stack(s.point), seen)
 
     def _tile(self, point: Tensor, seen: Tensor) -> None:
         side = self.n // TILE
@@ -79,6 +74,37 @@ class Backdrop:
         self.first_ray = first // side * (TILE * self.n) + first % side * TILE
         inside = torch.arange(TILE, device=self.device)
         self.inside = (inside[:, None] * self.n + inside).view(-1, 1)
+
+    def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
+        """(b * n * n,) share of the lamp's light that parts from `shell` on take from the place.
+
+        owner: (parts,) which of b copies of the place a part stands in.
+        """
+        way = self.lamp[:, None] - self.middle
+        length = (way * way).sum(0).sqrt()
+        way = way / length
+        gap = [view.centre[i, shell:, None] - self.middle[i] for i in range(3)]  # (parts, tiles)
+        along = gap[0] * way[0] + gap[1] * way[1] + gap[2] * way[2]
+        aside = gap[0] * gap[0] + gap[1] * gap[1] + gap[2] * gap[2] - along * along
+        radius = view.radius[shell:, None]
+        reach = (radius + self.radius).clamp(min=0)
+        near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
+        part, tile = near.nonzero(as_tuple=True)
+        part = part + shell
+        out = torch.zeros(b * self.n**2, device=self.device)
+        for kind in (BALL, BOX, TUBE):
+            for some in (view.kind[part] == kind).nonzero()[:, 0].split(CHUNK):
+                point = self.points.index_select(2, tile[some])
+                share = opacity(view, kind, part[some], self.lamp, self.place.soft, list(point))
+                self.deepen(out, share, tile[some], owner[part[some]])
+        return out
+
+    def deepen(self, out: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
+        """Raise `out` to the shares (64, k) of tiles (k,) in the pictures of their owners."""
+        share = share.reshape(-1)
+        dark = share.nonzero()[:, 0]
+        ray = (self.first_ray[tile] + owner * self.n**2 + self.inside).view(-1)
+        out.scatter_reduce_(0, ray.index_select(0, dark), share.index_select(0, dark), "amax")
 
     def _coarse(self) -> Tensor:
         """(2, 2, 7, n/2, n/2): light and depth byte of pixels that start at an odd or even ray."""

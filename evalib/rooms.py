@@ -17,7 +17,7 @@ from evalib.backdrop import DEPTH_M, Backdrop, backdrop, chance, lit, shade
 from evalib.photo import Shot, develop
 from evalib.staging import EMPTY_SHARE, N_FG, N_PLACEMENTS, Cast, cast, held_out
 from evalib.surfaces import surface
-from evalib.trace import BALL, BOX, CHUNK, TUBE, View, grid, opacity, raster
+from evalib.trace import View, grid, raster
 
 __all__ = ["EMPTY_SHARE", "N_BG", "N_FG", "N_PLACEMENTS"]
 __all__ += ["held_out", "render", "render_backgrounds"]
@@ -146,7 +146,7 @@ class Picture:
         owner = torch.from_numpy(them.owner).to(drop.device)
         key = self._cut(drop.key).view(-1)
         raster(view, owner[thing], self.shift, across, across, key)
-        shadow, dim = self._shadows(view, owner[thing]), self._contact(them, owner)
+        shadow, dim = drop.shadows(view, owner[thing], b), self._contact(them, owner)
         changed = self._cut(((shadow > 0) | (dim > 0)).view(b, drop.n, drop.n)).view(-1)
         changed |= key.view(torch.int32)[::2] != -1  # the lower half, where parts are numbered
         changed = changed.view(-1, 2, size, 2)
@@ -195,26 +195,6 @@ class Picture:
         direct_share = reached[thing] * change[1]
         return torch.stack([ambient[i] * change[0] + direct[i] * direct_share for i in range(3)])
 
-    def _shadows(self, view: View, owner: Tensor) -> Tensor:
-        """(B * n * n,) share of the lamp's light that objects take from the place's points."""
-        drop = self.drop
-        way = drop.lamp[:, None] - drop.middle
-        length = (way * way).sum(0).sqrt()
-        way = way / length
-        gap = [view.centre[i, :, None] - drop.middle[i] for i in range(3)]  # (parts, tiles)
-        along = gap[0] * way[0] + gap[1] * way[1] + gap[2] * way[2]
-        aside = gap[0] * gap[0] + gap[1] * gap[1] + gap[2] * gap[2] - along * along
-        reach = (view.radius[:, None] + drop.radius).clamp(min=0)
-        near = (aside < reach * reach) & (along > -reach) & (along < length + view.radius[:, None])
-        part, tile = near.nonzero(as_tuple=True)
-        out = torch.zeros(len(self.starts) * drop.n**2, device=drop.device)
-        for kind in (BALL, BOX, TUBE):
-            for some in (view.kind[part] == kind).nonzero()[:, 0].split(CHUNK):
-                point = drop.points.index_select(2, tile[some])
-                share = opacity(view, kind, part[some], drop.lamp, drop.place.soft, list(point))
-                self._deepen(out, share, tile[some], owner[part[some]])
-        return out
-
     def _contact(self, them: Cast, owner: Tensor) -> Tensor:
         """(B * n * n,) share of the sky that objects hide from the floor around their feet."""
         drop = self.drop
@@ -228,12 +208,5 @@ class Picture:
         dx, dz = (x - foot[0]) / foot[3], (z - foot[2]) / foot[3]
         close = (1 - (dx * dx + dz * dz)).clamp(min=0)
         out = torch.zeros(len(self.starts) * drop.n**2, device=drop.device)
-        self._deepen(out, 0.6 * close * close * (1 - y / 0.5).clamp(0, 1), tile, owner[thing])
+        drop.deepen(out, 0.6 * close * close * (1 - y / 0.5).clamp(0, 1), tile, owner[thing])
         return out
-
-    def _deepen(self, out: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
-        """Raise `out` to the shares (64, k) of tiles (k,) in the pictures of their owners."""
-        drop, share = self.drop, share.reshape(-1)
-        dark = share.nonzero()[:, 0]
-        ray = (drop.first_ray[tile] + owner * drop.n**2 + drop.inside).view(-1)
-        out.scatter_reduce_(0, ray.index_select(0, dark), share.index_select(0, dark), "amax")
