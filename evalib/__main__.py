@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evalib import metrics, packs, photos, runs, seeds, training, unet
 
+OUTPUT = Path("output")
 BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
 
 
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         args.command(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"evalib: {error}", file=sys.stderr)
         return 2
     return 0
@@ -50,26 +51,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--time-budget", type=duration, metavar="TIME", help="save and stop after this")
 
     p = add("evaluate", evaluate, "score a trained network per subset, beside the baseline")
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path)
-    which.add_argument("--weights", type=Path)
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
-    p.add_argument("--out", type=Path, help="write the per-image table here as CSV")
+    p.add_argument("--out", type=Path, help="write the table here, too, as CSV")
 
     p = add("predict", predict, "mask and depth of two photographs")
     p.add_argument("bg", type=Path, help="the empty scene")
     p.add_argument("img", type=Path, help="the same scene with something new in it")
     p.add_argument("--out", type=Path, required=True, help="folder for the three pictures")
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path)
-    which.add_argument("--weights", type=Path)
 
     p = add("bench", bench, "measure something on this machine")
     p.add_argument("name", help="one of the files tests/benchmarks/bench_NAME.py, such as rooms")
-    for command in commands.choices.values():
-        if command.prog.split()[-1] in ("build", "train", "evaluate"):
+    for name, command in commands.choices.items():
+        if name in ("evaluate", "predict"):
+            which = command.add_mutually_exclusive_group()
+            which.add_argument("--run", type=Path, help="folder of a run (default: the last one)")
+            which.add_argument("--weights", type=Path, help="one checkpoint file")
+        if name in ("build", "train", "evaluate"):
             command.add_argument("--limit", type=int, help="first N samples of the tier only")
-            command.add_argument("--packs", type=Path, default=Path("output/packs"))
+            command.add_argument("--packs", type=Path, default=OUTPUT / "packs")
     return root
 
 
@@ -89,9 +88,9 @@ def build(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
     n_train = len(packs.split(pack)["train"])
-    steps = args.steps or 1000
-    if args.epochs:
-        steps = max(1, round(args.epochs * n_train / args.batch_size))
+    steps = 1000 if args.steps is None else args.steps
+    if args.epochs is not None:
+        steps = round(args.epochs * max(1, n_train // args.batch_size))
     config = training.Config(
         **seeds.recipe(args.recipe),
         sizes=((args.size, steps),),
@@ -107,11 +106,11 @@ def train(args: argparse.Namespace) -> None:
         checkpoint_every_s=args.checkpoint_every,
         time_budget_s=args.time_budget,
     )
-    print(f"{'finished' if run.done else 'stopped'} at step {run.history[-1]['step']}: {args.run}")
+    print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {args.run}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    model = runs.load(args.run or args.weights)
+    model = runs.load(args.run or args.weights or runs.newest(OUTPUT))
     pack = packs.build("evaluation", args.size, limit=args.limit, root=args.packs)
     table = metrics.by_subset({"network": unet.predictor(model)}, pack)
     print(metrics.format_table(table))
@@ -120,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    model = runs.load(args.run or args.weights)
+    model = runs.load(args.run or args.weights or runs.newest(OUTPUT))
     bg, img = photos.load_photo(args.bg), photos.load_photo(args.img)
     for path in photos.write_prediction(args.out, *photos.predict_pair(model, bg, img)):
         print(path)

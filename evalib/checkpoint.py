@@ -43,8 +43,7 @@ def save(folder: Path, state: dict, *, kind: str = "step", keep: int = 2) -> Pat
     sha = hashlib.sha256(data).hexdigest()[:16]
     path = Path(folder) / f"{kind}-{state['step']:010d}-{SESSION}-{sha}.pt"
     _write(path, data)
-    for old in _candidates([path.parent], kind)[keep:]:
-        _remove(old)
+    prune(path, keep=keep)
     return path
 
 
@@ -52,6 +51,7 @@ def newest(folders: Iterable[Path], *, kind: str = "step") -> tuple[Path, dict] 
     """Load the newest checkpoint of `folders` whose bytes match its name; None if there is none.
 
     Whatever had to be passed over (torn, foreign, from newer code) is named in a warning.
+    Raises: OSError: a folder does not answer (Drive went offline); mount it again.
     Only tensors and plain values are read (`weights_only=True`): a checkpoint is input, not code.
     """
     for path in _candidates(folders, kind):
@@ -97,9 +97,19 @@ def copy(path: Path, folder: Path, *, keep: int = 2) -> Path:
     _write(target, data)
     if target.read_bytes() != data:
         raise OSError(f"{target} read back differently from what was written")
-    for old in _candidates([folder], name["kind"])[keep:]:
-        _remove(old, truncate=True)
+    prune(target, keep=keep if name["kind"] == "step" else 1, truncate=True)
     return target
+
+
+def prune(path: Path, *, keep: int, truncate: bool = False) -> None:
+    """Remove what is older than `path`, a file known to be sound, but for the `keep` - 1 newest.
+
+    What claims to be newer is left alone: it may be torn, so it must not push sound files out.
+    """
+    with contextlib.suppress(OSError):  # an untidy folder is no reason to stop
+        files = _candidates([path.parent], NAME.fullmatch(path.name)["kind"])
+        for old in files[files.index(path) + keep :]:
+            _remove(old, truncate=truncate)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -120,14 +130,16 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _candidates(folders: Iterable[Path], kind: str) -> list[Path]:
-    """All files with a checkpoint's name, newest step first; `name (1).pt` does not match."""
+    """All files with a checkpoint's name, newest step first; `name (1).pt` does not match.
+
+    Raises: OSError: a folder does not answer. That is not "empty": a run must not begin anew.
+    """
     found = []
     for folder in map(Path, folders):
-        with contextlib.suppress(OSError):  # a folder that is missing or offline has no checkpoints
-            for path in folder.iterdir():
-                name = NAME.fullmatch(path.name)
-                if name and name["kind"] == kind:
-                    found.append((int(name["step"]), path.stat().st_mtime, path))
+        for path in folder.iterdir() if folder.exists() else ():
+            name = NAME.fullmatch(path.name)
+            if name and name["kind"] == kind:
+                found.append((int(name["step"]), path.stat().st_mtime, path))
     return [path for *_, path in sorted(found, key=lambda item: item[:2], reverse=True)]
 
 

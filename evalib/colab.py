@@ -52,7 +52,9 @@ def setup() -> None:
     """Print what this machine has and how large the notebook will be here."""
     free = shutil.disk_usage(home().parents[1]).free / 2**30
     print(timing.machine())
-    print(f"disk: {free:.0f} GiB free; Drive: {'mounted' if folders('')[1] else 'none'}")
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    drive = "mounted" if folders("")[1] else "none"
+    print(f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; Drive: {drive}")
     print(
         {
             "gpu": "Size: gpu, the full series.",

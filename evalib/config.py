@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from evalib import schedules
+from evalib import augment, schedules, unet
+from evalib.losses import Loss
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay),
@@ -38,11 +39,21 @@ class Config:
     def __post_init__(self) -> None:
         # A config that went through JSON has lists.
         object.__setattr__(self, "sizes", tuple((int(a), int(b)) for a, b in self.sizes))
-        if not self.mask_loss and not self.depth_loss:
-            raise ValueError("mask_loss and depth_loss are both empty: there is nothing to learn")
+        if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
+            raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
+        if self.evaluate_every % self.log_every:
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} is no multiple of log_every="
+                f"{self.log_every}: scores are part of a logged row"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+        # Unknown names are refused here, not after the data was rendered.
+        Loss(self.mask_loss, self.depth_loss)
+        augment.transforms(self.augment)
         schedules.factor(self.schedule, 0, self.n_steps)
+        if self.network not in unet.NETWORKS:
+            raise ValueError(f"network {self.network!r}: choose one of {', '.join(unet.NETWORKS)}")
 
     @property
     def n_steps(self) -> int:

@@ -85,11 +85,10 @@ def predict_pair(
         ValueError: not uint8 RGB arrays, `long_side` too small, or two different proportions.
     """
     _check_pair(bg, img, long_side)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     full = img.shape[:2]
     scale = min(long_side, max(bg.shape[:2]), max(full)) / max(full)
     size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
-    inputs = (_shrink(photo, size).to(device) for photo in (bg, img))
+    inputs = (_shrink(photo, size) for photo in (bg, img))
     maps = torch.cat(unet.predict(model, *inputs), dim=1).float()  # (1, 2, h, w)
     maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
     mask_pred, depth_pred = maps[0].cpu().numpy()

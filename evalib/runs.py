@@ -25,6 +25,7 @@ class Run:
     the run is finished (`done`) or stopped for now (call `train` again to go on)."""
 
     folder: Path
+    step: int
     model: nn.Module
     history: list[dict] = field(repr=False)
     done: bool
@@ -46,13 +47,28 @@ def load(path: Path | str) -> nn.Module:
             f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
         )
     state = found[1]
-    model = unet.build(state["config"]["network"])
-    if "ema" in state:
-        model = AveragedModel(model, use_buffers=True)
-        model.load_state_dict(state["ema"])
-        return model.module.eval()
-    model.load_state_dict(state["model"])
-    return model.eval()
+    try:
+        model = unet.build(state["config"]["network"])
+        if "ema" in state:
+            model = AveragedModel(model, use_buffers=True)
+            model.load_state_dict(state["ema"])
+            return model.module.eval()
+        model.load_state_dict(state["model"])
+        return model.eval()
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{found[0]} is not a run of this evalib: {error}") from error
+
+
+def newest(*roots: Path, name: str = "*") -> Path:
+    """The run folder called `name` (a pattern), anywhere below `roots`, that saved last.
+
+    Raises: FileNotFoundError: there is none.
+    """
+    files = [path for root in roots for path in Path(root).rglob(f"{name}/*-*.pt")]
+    if not files:
+        places = ", ".join(map(str, roots))
+        raise FileNotFoundError(f"no run {name} in {places}: run notebook 04, or evalib train")
+    return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
 def read_history(run_dir: Path | str) -> dict[str, np.ndarray]:
@@ -81,7 +97,7 @@ def write_json(path: Path, value: dict) -> None:
 
 class Uploads:
     """Copies checkpoints to Drive in a thread. An error there never ends training: the local
-    file stays and the next checkpoint is tried again."""
+    file stays, and the next checkpoint is copied anew."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.pending = folder, []

@@ -2,8 +2,8 @@
 
 Sample order, augmentation and learning rate are functions of (config, step), so a run that was
 stopped anywhere goes on from its newest checkpoint as if it had never been: call `train` again
-with the same folders. Accelerate places the model, chooses the precision and runs more than one
-process; its loader, scheduler and `save_state` do not resume exactly, so they are not used.
+with the same folders. Accelerate places the model and handles precision; its loader, scheduler
+and `save_state` do not resume exactly, so they are not used.
 """
 
 import contextlib
@@ -87,6 +87,8 @@ class Training:
         cpu = device == "cpu" or not torch.cuda.is_available()
         self.device = torch.device("cpu" if cpu else "cuda")
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision(self.device))
+        if self.accelerator.num_processes > 1:
+            raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.config, self.run_dir, self.drive = config, run_dir, drive
         first = packs_by_size[config.sizes[0][0]]
         self.batches = packs.Batches(
@@ -97,7 +99,8 @@ class Training:
             augment=config.augment,
             device=self.accelerator.device,
         )
-        self.fingerprint = first.fingerprint
+        self.data = {str(size): pack.fingerprint for size, pack in self.batches.packs.items()}
+        self.data["valid"] = (valid or first).fingerprint
         self.valid = self._validation(valid or first)
         torch.manual_seed(config.seed)
         self.network = unet.build(config.network).to(self.accelerator.device)
@@ -119,6 +122,7 @@ class Training:
     ) -> runs.Run:
         """Resume, then step until the end; see `train`."""
         begin = last_save = time.monotonic()
+        save_takes_s = 0.0
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
         n_steps = self.config.n_steps
@@ -131,15 +135,17 @@ class Training:
                 if self.step % self.config.log_every == 0 or self.step == n_steps:
                     bar.set_postfix_str(f"loss {self._log(logger):.3f}")
                 now = time.monotonic()
-                if time_budget_s and now - begin > time_budget_s:
+                if time_budget_s and now - begin + 2 * save_takes_s > time_budget_s:
                     stop.set()
                 if now - last_save > checkpoint_every_s or stop.is_set() or self.finished():
-                    self.uploads.add(self.save())
-                    last_save = now
+                    self.save()
+                    last_save, save_takes_s = now, time.monotonic() - now
         self.uploads.finish()
         if not self.finished():
-            print(f"Saved at step {self.step} of {n_steps}. Run this again to go on.")
-        return runs.Run(self.run_dir, self.ema.module.eval(), self.history, self.finished())
+            print(f"Stopped at step {self.step} of {n_steps}. Run this again to go on.")
+        return runs.Run(
+            self.run_dir, self.step, self.ema.module.eval(), self.history, self.finished()
+        )
 
     def _train_step(self, lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
@@ -152,13 +158,12 @@ class Training:
         with self.timer("data"):
             raw = self.batches.gather(self.step, self.config.size_at(self.step))
         with self.timer("transfer and augment"):
-            rank, world = self.accelerator.process_index, self.accelerator.num_processes
-            batch = self.batches.prepare({k: v[rank::world] for k, v in raw.items()})
+            batch = self.batches.prepare(raw)
         self.model.train()
         with self.timer("forward"), self.accelerator.autocast():
             out = self.model(batch["bg"], batch["fg_bg"])
-        with self.timer("loss"):  # in float32: half precision loses the tails of sigmoid and log
-            loss, parts = self.loss({k: v.float() for k, v in out.items()}, batch)
+        with self.timer("loss"):
+            loss, parts = self.loss(out, batch)
         with self.timer("backward"):
             self.accelerator.backward(loss)
         with self.timer("step"):
@@ -183,11 +188,7 @@ class Training:
         row = {"step": self.step, "size": self.config.size_at(self.step - 1), "lr": self.lr}
         row |= {name: float(total) / n for name, total in self.window.items()}
         self.window = {}
-        if not math.isfinite(row["loss"]):
-            raise FloatingPointError(
-                f"the loss is {row['loss']} at step {self.step}. Lower lr (now {self.lr:g}) and "
-                f"start again in another folder; the last checkpoint in {self.run_dir} is sound."
-            )
+        self._refuse_nonfinite()
         if self.step % self.config.evaluate_every == 0 or self.step == self.config.n_steps:
             with self.timer("evaluate"):
                 row |= self._evaluate()
@@ -195,9 +196,8 @@ class Training:
         row |= {"session": self.session}
         self.timer.reset()
         self.history.append(row)
-        if self.accelerator.is_main_process:
-            runs.write_csv(self.run_dir / "metrics.csv", self.history)
-            runs.log_row(logger, row)
+        runs.write_csv(self.run_dir / "metrics.csv", self.history)
+        runs.log_row(logger, row)
         return row["loss"]
 
     def _validation(self, pack: packs.Pack) -> dict[str, packs.Batches]:
@@ -228,12 +228,11 @@ class Training:
         mask = row[f"{first}_iou"] if self.config.mask_loss else 0.0
         depth = row[f"{first}_depth_rmse"] if self.config.depth_loss else 0.0
         row["score"] = mask - depth
-        if self.accelerator.is_main_process:
-            self._picture(predictor, self.valid[list(self.valid)[-1]])
-            if row["score"] > max(self._scores(), default=-math.inf):
-                best = {"model": self.ema.module.state_dict(), "step": self.step}
-                best |= {"config": asdict(self.config), "score": row["score"]}
-                self.uploads.add(checkpoint.save(self.run_dir, best, kind="best", keep=1))
+        self._picture(predictor, self.valid[list(self.valid)[-1]])
+        if row["score"] > max(self._scores(), default=-math.inf):
+            best = {"model": self.ema.module.state_dict(), "step": self.step}
+            best |= {"config": asdict(self.config), "score": row["score"]}
+            self._write(best, kind="best", keep=1)
         return row
 
     def _picture(self, predictor, batches: packs.Batches) -> None:
@@ -247,10 +246,12 @@ class Training:
         grid = torch.stack(columns, 1).flatten(0, 1).clamp(0, 1)
         save_image(grid, folder / f"step-{self.step:07d}.png", nrow=len(columns), pad_value=1)
 
-    def save(self) -> Path | None:
-        """Write a checkpoint of this moment; a full disk is told and training goes on."""
-        if not self.accelerator.is_main_process:
-            return None
+    def save(self) -> None:
+        """Write a checkpoint of this moment.
+
+        Raises: FloatingPointError: the weights are not finite; the checkpoints before are sound.
+        """
+        self._refuse_nonfinite()
         state = {
             "step": self.step,
             "session": self.session,
@@ -261,18 +262,32 @@ class Training:
             "history": self.history,
             "window": {k: float(v) for k, v in self.window.items()},
             "config": asdict(self.config),
-            "data": self.fingerprint,
+            "data": self.data,
         }
+        with self.timer("checkpoint"):
+            self._write(state, kind="step", keep=2)
+
+    def _refuse_nonfinite(self) -> None:
+        if not all(p.isfinite().all() for p in self.network.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite at step {self.step}. Lower lr (now {self.lr:g}) and "
+                f"start again in another folder; the last checkpoint in {self.run_dir} is sound."
+            )
+
+    def _write(self, state: dict, *, kind: str, keep: int) -> None:
+        """Write and upload; a full disk is told, and training goes on."""
         try:
-            with self.timer("checkpoint"):
-                return checkpoint.save(self.run_dir, state)
+            self.uploads.add(checkpoint.save(self.run_dir, state, kind=kind, keep=keep))
         except OSError as error:
             warnings.warn(f"{error}. Training goes on; free some space.", stacklevel=2)
-            return None
 
     def resume(self) -> None:
         """Take up the newest sound checkpoint, local or on Drive, if there is one."""
-        found = checkpoint.newest([f for f in (self.run_dir, self.drive) if f])
+        folders = [folder for folder in (self.run_dir, self.drive) if folder]
+        found = checkpoint.newest(folders)
+        best = checkpoint.newest(folders, kind="best")
+        if best and best[0].parent != self.run_dir:  # a new machine needs the best so far, too
+            checkpoint.copy(best[0], self.run_dir, keep=1)
         runs.write_json(self.run_dir / "config.json", asdict(self.config))
         (self.run_dir / "env.txt").write_text(timing.machine() + "\n")
         if not found:
@@ -288,7 +303,7 @@ class Training:
             ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
-        if state["scaler"]:
+        if state["scaler"] and self.accelerator.scaler:  # a T4's run may go on without fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.history, self.window = state["step"], state["history"], state["window"]
         self.session = state["session"] + 1
@@ -299,7 +314,7 @@ class Training:
         theirs, ours = state["config"], json.loads(json.dumps(asdict(self.config)))
         theirs = json.loads(json.dumps(theirs))
         differ = [k for k in ours if theirs.get(k) != ours[k]]
-        if state["data"] != self.fingerprint:
+        if state["data"] != self.data:
             differ.append("data (the packs)")
         if differ:
             raise ValueError(

@@ -233,15 +233,18 @@ def build(name: str) -> nn.Module:
 def predict(model: nn.Module, bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
     """mask_pred, depth_pred, (B, 1, H, W) in 0..1, of `bg` and `fg_bg`, (B, 3, H, W) in 0..1.
 
-    Works in evaluation mode and puts the mode the model was in back.
+    Works in evaluation mode and puts the mode the model was in back. The images go to the device
+    of the model, the maps come back to theirs.
     """
     was_training = model.training
+    device = next((p.device for p in model.parameters()), bg.device)
     model.eval()
     try:
-        logits = model(bg, fg_bg)
+        logits = model(bg.to(device), fg_bg.to(device))
     finally:
         model.train(was_training)
-    return logits["mask_logits"].float().sigmoid(), logits["depth_logits"].float().sigmoid()
+    mask, depth = (logits[f"{task}_logits"].float().sigmoid() for task in ("mask", "depth"))
+    return mask.to(bg.device), depth.to(bg.device)
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

@@ -87,6 +87,17 @@ def test_the_copy_on_drive_is_enough_to_resume_from(tmp_path):
     assert len(list((tmp_path / "drive").iterdir())) == 2
 
 
+def test_torn_files_that_claim_to_be_newer_do_not_push_sound_ones_out(tmp_path):
+    checkpoint.save(tmp_path, state(90))
+    for step in (100, 110):
+        (tmp_path / f"step-{step:010d}-00000000-{'0' * 16}.pt").write_bytes(b"")
+    path = checkpoint.save(tmp_path, state(95))
+    checkpoint.copy(path, tmp_path)
+    with pytest.warns(UserWarning, match="do not match"):
+        assert checkpoint.newest([tmp_path])[1]["step"] == 95
+    assert len(list(tmp_path.glob("step-*0000009?-*.pt"))) == 2
+
+
 def test_fewer_than_two_checkpoints_cannot_be_kept(tmp_path):
     with pytest.raises(ValueError, match="at least 2"):
         checkpoint.save(tmp_path, state(1), keep=1)

@@ -13,7 +13,7 @@ def trained(tmp_path_factory):
     """A run of two steps on the playground, made by the command line."""
     folder = tmp_path_factory.mktemp("cli")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4, "evaluate_every": 2})
+        patch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
         assert cli.main(command("train", folder).split()) == 0
     return folder
 
@@ -38,14 +38,14 @@ def test_train_writes_checkpoints_to_the_run_and_to_drive(trained):
 
 
 def test_train_again_with_the_same_folders_finds_nothing_left_to_do(trained, capsys, monkeypatch):
-    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4, "evaluate_every": 2})
+    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
     assert cli.main(command("train", trained).split()) == 0
     out = capsys.readouterr().out
     assert "Going on from step 2 of 2" in out and "finished at step 2" in out
 
 
 def test_train_again_with_other_settings_is_refused_by_name(trained, capsys, monkeypatch):
-    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4, "evaluate_every": 2})
+    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
     assert cli.main([*command("train", trained).split(), "--seed", "7"]) == 2
     assert "another seed" in capsys.readouterr().err
 
