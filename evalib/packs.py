@@ -29,7 +29,7 @@ from evalib.batches import Batches, floats
 from evalib.manifest import SUBSETS
 from evalib.samples import index_of, sample_ids, subset_of
 
-__all__ = ["Batches", "Pack", "build", "floats", "open_pack", "sample_ids", "split"]
+__all__ = ["Batches", "Pack", "build", "floats", "sample_ids", "split"]
 
 VERSION = 1  # of the layout and of what rooms renders: raise it when either changes
 IDENTITY = ("version", "tier", "size", "seed", "shapes")  # with the index: the fingerprint
@@ -77,14 +77,6 @@ def build(
     return Pack(path)
 
 
-def open_pack(path: Path | str) -> "Pack":
-    """Open a finished pack, checking version, counts, sizes and index (but not every pixel).
-
-    Raises: FileNotFoundError, ValueError: with the command that builds it anew, or to its end.
-    """
-    return Pack(path)
-
-
 def split(pack: "Pack") -> dict[str, np.ndarray]:
     """Rows of each subset: disjoint, from ids only; in a fixed shuffled order: rows[:k] is fair."""
     order = np.argsort(draws.sample_keys(0, 0, pack.index["id"]).numpy(), kind="stable")
@@ -94,7 +86,11 @@ def split(pack: "Pack") -> dict[str, np.ndarray]:
 
 class Pack:
     """A finished pack: `.fg_bg (N,S,S,3) .mask .depth (N,S,S)`, a row a sample, `.bg (n_bg,S,S,3)
-    .bg_depth (n_bg,S,S)`, memory-mapped uint8; `.index .path .tier .size .fingerprint .took`."""
+    .bg_depth (n_bg,S,S)`, memory-mapped uint8; `.index .path .tier .size .fingerprint .took`.
+
+    Opening checks version, counts, sizes and index, but not every pixel.
+    Raises: FileNotFoundError, ValueError: with the command that builds it anew, or to its end.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

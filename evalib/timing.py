@@ -51,15 +51,6 @@ class Timer:
         self._collect()
         return dict(self._seconds)
 
-    def table(self, steps: int) -> list[dict[str, str | float]]:
-        """Rows of block, seconds (all), ms_per_step, share (0..1, summing to 1)."""
-        seconds = self.seconds
-        total = sum(seconds.values()) or 1.0
-        return [
-            {"block": name, "seconds": s, "ms_per_step": 1000 * s / steps, "share": s / total}
-            for name, s in seconds.items()
-        ]
-
     def _collect(self) -> None:
         """Add up what the device has finished, so that a long run holds few events."""
         while self._pending and self._pending[0][2].query():

@@ -147,7 +147,7 @@ def test_an_unfinished_pack_says_how_to_go_on(build, interrupt, tmp_path):
         build()
     command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
     with pytest.raises(ValueError, match=rf"unfinished \(20 of 60 .* go on with: {command}"):
-        packs.open_pack(tmp_path / "mid-1000-60-16px")
+        packs.Pack(tmp_path / "mid-1000-60-16px")
 
 
 def damage_json(path):
@@ -205,7 +205,7 @@ def test_a_damaged_pack_is_refused_with_the_command_that_rebuilds_it(build, dama
     path = build().path
     damage(path)
     with pytest.raises(ValueError, match=says) as error:
-        packs.open_pack(path)
+        packs.Pack(path)
     command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
     assert f"rebuild it: rm -r {path} && {command} {path.parent}" in str(error.value)
     with pytest.raises(ValueError, match=says):
@@ -233,7 +233,7 @@ def test_a_missing_pack_says_how_to_build_it(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="build it: python -m evalib build full-400k --size 64"
     ):
-        packs.open_pack(tmp_path / "full-400k-400000-64px")
+        packs.Pack(tmp_path / "full-400k-400000-64px")
 
 
 def test_a_full_disk_is_told_before_anything_is_rendered(build, calls, monkeypatch):
@@ -300,5 +300,5 @@ def test_the_real_rooms_give_the_same_files_whatever_is_rendered_together(tmp_pa
         packs.build("evaluation", SIZE, limit=6, root=root, device="cpu", progress=False)
     one, other = (data(tmp_path / chunk / "evaluation-6-16px") for chunk in "14")
     assert one == other
-    pack = packs.open_pack(tmp_path / "1" / "evaluation-6-16px")
+    pack = packs.Pack(tmp_path / "1" / "evaluation-6-16px")
     assert set(np.unique(pack.mask)) <= {0, 255} and pack.fg_bg.std() > 5
