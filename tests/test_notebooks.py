@@ -73,7 +73,6 @@ def test_links_to_other_files_exist(path):
             assert (path.parent / target).exists(), f"{target}, linked in {path.name}"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_some_cells_must_give_the_same_output_everywhere(path):
-    marked = [c for c in cells(path, "code") if "# NBVAL_CHECK_OUTPUT" in source(c)]
-    assert marked and all(cell["outputs"] for cell in marked)
+def test_some_cells_must_give_the_same_output_everywhere():
+    marked = [c for path in PATHS for c in cells(path, "code") if "NBVAL_CHECK_OUTPUT" in source(c)]
+    assert len(marked) >= 5 and all(cell["outputs"] for cell in marked)
