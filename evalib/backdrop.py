@@ -10,18 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib import draws, places
+from evalib import places
+from evalib.photo import halve
+from evalib.sketch import chance
 from evalib.surfaces import Surface, clouds, surface
-from evalib.trace import BALL, BOX, CHUNK, NOTHING, TILE, TUBE, View, grid, opacity, raster
+from evalib.trace import NOTHING, TILE, View, by_kind, dot, grid, opacity, raster
 
 DEPTH_M = 10.0  # byte 255
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
-
-
-def chance(seed: int, keys: np.ndarray, name: str, n: int) -> np.ndarray:
-    """(B, n) float64 in [0, 1), a function of seed, key and name."""
-    keys = draws.sample_keys(seed, 0, np.asarray(keys, np.int64))
-    return draws.uniform(keys, name, 0, 1, n).numpy().astype(float)
 
 
 class Backdrop:
@@ -34,16 +30,19 @@ class Backdrop:
     def __init__(self, place: places.Place, across: int, device: str, exposure: float = 1.0):
         self.place, self.across, self.device, self.exposure = place, across, device, exposure
         self.margin = -(-across // 64)  # a pixel of shake at 64 px
-        self.n = -(-(across + 2 * self.margin) // TILE) * TILE
+        self.n = n = -(-(across + 2 * self.margin) // TILE) * TILE
         self.lamp = torch.tensor(place.light, dtype=torch.float32, device=device)
         self.view = View(place.parts, place.camera, device)
-        key = torch.full((self.n**2,), NOTHING, dtype=torch.int64, device=device)
+        key = torch.full((n**2,), NOTHING, dtype=torch.int64, device=device)
         first = torch.full((1, 2), -self.margin, device=device)
-        raster(self.view, torch.zeros_like(self.view.kind), first, self.n, across, key)
+        raster(self.view, torch.zeros_like(self.view.kind), first, n, across, key)
         self.z = (key >> 32).int().view(torch.float32)
-        self.key = (key | 0xFFFFFFFF).view(self.n, self.n)
+        self.key = (key | 0xFFFFFFFF).view(n, n)
         self._light(key & 0xFFFFFFFF)
-        self.coarse = self._coarse()
+        depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
+        maps = torch.cat([self.light, depth[None]]).view(7, n, n)
+        # maps at the size of pictures, for pixels that start at an even or odd row and column
+        self.coarse = [[halve(maps.roll((-y, -x), (1, 2))) for x in (0, 1)] for y in (0, 1)]
 
     def _light(self, part: Tensor) -> None:
         place, seen = self.place, self.z.isfinite()
@@ -70,10 +69,8 @@ class Backdrop:
         self.middle, self.radius = (low + high) / 2, (high - low).norm(dim=0) / 2
         self.radius[~seen.any(1)] = -1e9
         self.points = point.transpose(1, 2).contiguous()
-        first = torch.arange(side**2, device=self.device)
-        self.first_ray = first // side * (TILE * self.n) + first % side * TILE
-        inside = torch.arange(TILE, device=self.device)
-        self.inside = (inside[:, None] * self.n + inside).view(-1, 1)
+        ray = torch.arange(self.n**2, device=self.device).view(side, TILE, side, TILE)
+        self.first_ray, self.inside = ray[:, 0, :, 0].reshape(-1), ray[0, :, 0].reshape(-1, 1)
 
     def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
         """(b * n * n,) share of the lamp's light that parts from `shell` on take from the place.
@@ -81,22 +78,20 @@ class Backdrop:
         owner: (parts,) which of b copies of the place a part stands in.
         """
         way = self.lamp[:, None] - self.middle
-        length = (way * way).sum(0).sqrt()
-        way = way / length
+        length = dot(way, way).sqrt()
         gap = [view.centre[i, shell:, None] - self.middle[i] for i in range(3)]  # (parts, tiles)
-        along = gap[0] * way[0] + gap[1] * way[1] + gap[2] * way[2]
-        aside = gap[0] * gap[0] + gap[1] * gap[1] + gap[2] * gap[2] - along * along
+        along = dot(gap, way / length)
+        aside = dot(gap, gap) - along * along
         radius = view.radius[shell:, None]
         reach = (radius + self.radius).clamp(min=0)
         near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
         part, tile = near.nonzero(as_tuple=True)
         part = part + shell
         out = torch.zeros(b * self.n**2, device=self.device)
-        for kind in (BALL, BOX, TUBE):
-            for some in (view.kind[part] == kind).nonzero()[:, 0].split(CHUNK):
-                point = self.points.index_select(2, tile[some])
-                share = opacity(view, kind, part[some], self.lamp, self.place.soft, list(point))
-                self.deepen(out, share, tile[some], owner[part[some]])
+        for kind, some in by_kind(view.kind[part]):
+            point = self.points.index_select(2, tile[some])
+            share = opacity(view, kind, part[some], self.lamp, self.place.soft, point)
+            self.deepen(out, share, tile[some], owner[part[some]])
         return out
 
     def deepen(self, out: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
@@ -106,25 +101,11 @@ class Backdrop:
         ray = (self.first_ray[tile] + owner * self.n**2 + self.inside).view(-1)
         out.scatter_reduce_(0, ray.index_select(0, dark), share.index_select(0, dark), "amax")
 
-    def _coarse(self) -> Tensor:
-        """(2, 2, 7, n/2, n/2): light and depth byte of pixels that start at an odd or even ray."""
-        depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
-        maps = torch.cat([self.light, depth[None]]).view(7, self.n, self.n)
-        pixels = []
-        for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            a = maps.roll((-y, -x), (1, 2))
-            a = (a[:, ::2, ::2] + a[:, 1::2, ::2]) + (a[:, ::2, 1::2] + a[:, 1::2, 1::2])
-            pixels.append(a * 0.25)
-        return torch.stack(pixels).view(2, 2, 7, self.n // 2, self.n // 2)
-
     def still(self, shift: np.ndarray) -> Tensor:
         """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
-        size = self.across // 2
-        cuts = []
-        for x, y in (shift + self.margin).tolist():
-            rows, columns = slice(y // 2, y // 2 + size), slice(x // 2, x // 2 + size)
-            cuts.append(self.coarse[y % 2, x % 2, :, rows, columns])
-        return torch.stack(cuts)
+        size, starts = self.across // 2, (shift + self.margin).tolist()
+        cuts = [self.coarse[y % 2][x % 2][:, y // 2 :, x // 2 :] for x, y in starts]
+        return torch.stack([cut[:, :size, :size] for cut in cuts])
 
 
 def _open(place: places.Place, point: list[Tensor]) -> Tensor:
@@ -144,15 +125,12 @@ def _open(place: places.Place, point: list[Tensor]) -> Tensor:
     return light
 
 
-def shade(
-    place: places.Place, s: Surface, lamp: Tensor, sky: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
+def shade(place: places.Place, s: Surface, lamp: Tensor, sky: Tensor) -> tuple[list, list]:
     """Light from all around, times `sky` (n,), and unshadowed light of the lamp, off a surface."""
     way = [lamp[i] - s.point[i] for i in range(3)]
-    length = (way[0] * way[0] + way[1] * way[1] + way[2] * way[2]).sqrt()
-    cosine = sum(way[i] * s.normal[i] for i in range(3)) / length
+    length = dot(way, way).sqrt()
     wrap = place.soft * 0.5
-    cosine = ((cosine + wrap) / (1 + wrap)).clamp(min=0)
+    cosine = ((dot(way, s.normal) / length + wrap) / (1 + wrap)).clamp(min=0)
     if place.indoors:
         cosine = cosine * (2 / (1 + length * length / 9))
     up, dull = s.normal[1] * 0.5 + 0.5, 1 - s.glow.clamp(max=1)
@@ -166,18 +144,14 @@ def shade(
 
 def lit(drop: Backdrop, feet: np.ndarray) -> Tensor:
     """(k,) how much of the lamp reaches things whose feet are at (k, 3), past the furniture."""
-    place, device = drop.place, drop.device
-    points = feet[:, None] + np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
-    points = [
-        torch.from_numpy(x.astype(np.float32)).to(device)[:, None] for x in points.reshape(-1, 3).T
-    ]
-    dark = torch.zeros(3 * len(feet), device=device)
-    for kind in (BALL, BOX, TUBE):
-        some = place.shell + (drop.view.kind[place.shell :] == kind).nonzero()[:, 0]
-        if len(some):
-            hidden = opacity(drop.view, kind, some, drop.lamp, place.soft, points)
-            dark = torch.maximum(dark, hidden.amax(1))
-    dark = dark.view(-1, 3)
+    place, heights = drop.place, np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
+    points = (feet[:, None] + heights).reshape(-1, 3).T.astype(np.float32)
+    points = torch.from_numpy(points).to(drop.device)[:, :, None]
+    hidden = [torch.zeros(3 * len(feet), device=drop.device)]
+    for kind, some in by_kind(drop.view.kind[place.shell :]):
+        dark = opacity(drop.view, kind, place.shell + some, drop.lamp, place.soft, points)
+        hidden.append(dark.amax(1))
+    dark = torch.stack(hidden).amax(0).view(-1, 3)
     return 1 - (dark[:, 0] + dark[:, 1] + dark[:, 2]) / 3
 
 
@@ -186,7 +160,7 @@ def probe(seed: int, bg: int) -> tuple[Backdrop, float]:
     """A coarse picture of the place, and the exposure that makes it neither dark nor blown out."""
     drop = Backdrop(places.build(seed, bg), PROBE, "cpu")
     mean = float(drop.light[:3].add(drop.light[3:]).clamp(max=1.5).mean())
-    key = 0.09 + 0.18 * chance(seed, np.array([bg]), "exposure", 1)[0, 0]
+    key = 0.09 + 0.18 * chance(seed, [bg], "exposure", 1)[0, 0]
     return drop, key / max(mean, 1e-3)
 
 

@@ -1,12 +1,12 @@
-"""What stands in rooms and hangs on their walls.
+"""What stands about in rooms, yards and streets, and what hangs on walls.
 
-Furniture stands at the origin with its back to -z, in a box of half sizes rx, rz; things on walls
-have the wall at z = 0 and `day`, the brightness outside.
+Furniture stands at the origin with its back to -z, in a box of half sizes rx, rz, which
+objects ignore; things on walls have the wall at z = 0 and `day`, the brightness outside.
 """
 
 import numpy as np
 
-from evalib import objects
+from evalib.objects import car, chair, thing
 from evalib.sketch import Sketch, paint
 from evalib.trace import about_y
 
@@ -35,16 +35,7 @@ def desk(s: Sketch, rx: float, rz: float) -> None:
         s.box((x, h + 0.28, z + 0.012), (0.25, 0.15, 0.01), screen)
         s.tube((x, h + 0.06, z), (0.03, 0.06, 0.03), BLACK)
     s.box((0, h + 0.03, rz * 0.3), (0.2, 0.012, 0.07), s.grey())
-    objects.chair(s.at(s.u(-0.2, 0.2), rz + s.u(0.1, 0.4), np.pi + s.u(-0.6, 0.6)))
-
-
-def seat(s: Sketch, rx: float, rz: float) -> None:
-    objects.chair(s)
-
-
-def stuff(s: Sketch, rx: float, rz: float) -> None:
-    """Any household thing that was always there."""
-    objects.thing(s)
+    chair(s.at(s.u(-0.2, 0.2), rz + s.u(0.1, 0.4), np.pi + s.u(-0.6, 0.6)))
 
 
 def sofa(s: Sketch, rx: float, rz: float) -> None:
@@ -92,10 +83,20 @@ def shelf(s: Sketch, rx: float, rz: float) -> None:
 
 def plant(s: Sketch, rx: float, rz: float) -> None:
     s.tube((0, 0.17, 0), (0.17, 0.17, 0.17), s.cover())
-    leaves(s.at(0, 0, y=0.25), 0.35, s.u(0.5, 1.3), 40)
+    _leaves(s.at(0, 0, y=0.25), 0.35, s.u(0.5, 1.3), 40)
 
 
-def leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
+def tree(s: Sketch, rx: float, rz: float) -> None:
+    h, bark = s.u(1.8, 4), paint([0.16, 0.11, 0.07], tex="noise", rate=3)
+    s.tube((0, h / 2, 0), (s.u(0.08, 0.2), h / 2, 0.14), bark)
+    _leaves(s.at(0, 0, y=h * 0.7), s.u(0.9, 1.9), s.u(1.5, 3), 70)
+
+
+def bush(s: Sketch, rx: float, rz: float) -> None:
+    _leaves(s, rx * 1.2, s.u(0.6, 1.9), 40)
+
+
+def _leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
     """A heap of n leafy balls, `tall` metres high; brighter outside and on top."""
     green = s.u(0.08, 0.4) * np.array([s.u(0.4, 1.1), 1.0, s.u(0.15, 0.5)])
     for _ in range(n):
@@ -107,6 +108,26 @@ def leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
         s.ball(centre, (r, s.u(0.07, 0.14) * tall, r), leaf, about_y(turn))
 
 
+def post(s: Sketch, rx: float, rz: float) -> None:
+    h = s.u(1.0, 4)
+    s.tube((0, h / 2, 0), (0.06, h / 2, 0.06), s.tone(0.02, 0.5))
+    if h > 2:
+        s.box((0, h, 0), (s.u(0.2, 0.4), s.u(0.15, 0.4), 0.03), s.bright())
+
+
+def bench(s: Sketch, rx: float, rz: float) -> None:
+    wood = s.cover(kinds=("wood",))
+    s.box((0, 0.45, 0), (rx, 0.03, 0.22), wood)
+    s.box((0, 0.75, -0.2), (rx, 0.14, 0.03), wood)
+    s.legs(rx * 0.8, 0.18, 0.45, 0.03, BLACK)
+
+
+def crate(s: Sketch, rx: float, rz: float) -> None:
+    h = s.u(0.3, 0.7)
+    s.box((0, h, 0), (rx, h, rz), s.cover(vivid=0.8))
+    s.box((0, 2 * h, 0), (rx * 1.04, 0.04, rz * 1.04), s.tone())
+
+
 def picture(s: Sketch, day: float) -> None:
     """A picture, a poster or a board."""
     w, h, y = s.u(0.15, 0.7), s.u(0.15, 0.45), s.u(1.3, 1.8)
@@ -114,7 +135,7 @@ def picture(s: Sketch, day: float) -> None:
     s.box((0, y, 0), (w * 0.9, h * 0.9, 0.025), s.bright())
 
 
-def door(s: Sketch, day: float) -> None:
+def door(s: Sketch, day: float = 0.0) -> None:
     s.box((0, 1.0, 0), (0.5, 1.05, 0.02), s.tone(0.05, 0.8, vivid=0.2))
     s.box((0, 1.0, 0), (0.44, 1.0, 0.035), s.cover())
 
@@ -135,5 +156,18 @@ def window(s: Sketch, day: float) -> None:
         s.box((0, 0.4, 0.06), (w, 0.28, 0.05), paint(0.7, tex="cells", rate=12))
 
 
-def nothing(s: Sketch, day: float) -> None:
-    pass
+# half sizes rx, rz before some chance
+SIZES = {sofa: (0.95, 0.42), bed: (0.8, 1.0), cupboard: (0.5, 0.25), shelf: (0.5, 0.16),
+         table: (0.6, 0.4), desk: (0.7, 0.36), plant: (0.3, 0.3), chair: (0.25, 0.25),
+         thing: (0.3, 0.3)}  # fmt: skip
+USUAL = {
+    "living": (sofa, sofa, cupboard, shelf, plant, table, thing),
+    "bedroom": (bed, bed, cupboard, shelf, cupboard, plant, thing),
+    "office": (desk, desk, desk, shelf, cupboard, plant, thing),
+    "hall": (cupboard, plant, chair, table, thing, desk),
+}
+LOOSE = (), (chair,), (chair, chair), (thing,), (chair, thing)
+ON_SIDES = (window, window, picture, picture, door, None)
+AT_BACK = (window, picture, picture, door, None)
+OUTSIDE = ((tree, 0.4, 0.4), (post, 0.2, 0.2), (bench, 0.8, 0.3), (bush, 0.6, 0.6),
+           (crate, 0.7, 0.5), (thing, 0.4, 0.4), (car, 1.1, 2.3))  # fmt: skip

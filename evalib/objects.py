@@ -3,7 +3,6 @@
 An object is a handful of parts with its feet at y = 0, facing +z, drawn from (seed, number) alone.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,22 +14,19 @@ N_FG = 100
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
 
-@dataclass(frozen=True)
-class Thing:
-    """An object's parts, and half its width, height and half its depth (3,) in metres."""
-
-    parts: Parts
-    size: np.ndarray
-
-
 @lru_cache(maxsize=1024)
-def build(seed: int, fg: int) -> Thing:
-    """Object `fg`, the same at every call; (fg // 5) % 5 is its family, so both splits have all."""
+def build(seed: int, fg: int, limit: float = np.inf) -> tuple[Parts, np.ndarray]:
+    """Object `fg`, the same at every call: its parts; half width, height and half depth (3,) in m.
+
+    Shrunk to `limit` m of half width and depth. (fg // 5) % 5 is its family: both splits have all.
+    """
     s = Sketch(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
     FAMILIES[(fg // 5) % 5](s)
-    parts = s.parts()
-    reach = (np.abs(parts.turn) @ parts.half[:, :, None])[..., 0]
-    return Thing(parts, np.maximum(parts.centre + reach, np.abs(parts.centre - reach)).max(0))
+    p = s.parts()
+    reach = (np.abs(p.turn) @ p.half[:, :, None])[..., 0]
+    size = np.maximum(p.centre + reach, np.abs(p.centre - reach)).max(0)
+    scale = min(1, limit / max(size[0], size[2]))
+    return p._replace(centre=p.centre * scale, half=p.half * scale), size * scale
 
 
 def _upper_body(s: Sketch, hip: float, shoulder: float, forward: float) -> tuple:
@@ -69,7 +65,7 @@ def standing(s: Sketch) -> None:
     trousers, shoe = s.cloth(), s.tone(0.01, 0.4)
     for x, step in ((-0.1, -stride), (0.1, stride)):
         _leg(s, (x, hip, 0), (x, 0.48, step / 2 + 0.04), (x, 0.1, step), trousers, shoe)
-    if s.maybe(0.25):  # a coat or skirt
+    if s.maybe(0.25):
         coat = s.pick(shirt, trousers)
         s.tube((0, hip - 0.12, 0), (wide * 0.9, s.u(0.2, 0.4), wide * 0.75), coat)
     if s.maybe(0.3):
@@ -107,8 +103,8 @@ def animal(s: Sketch) -> None:
     s.limb((0, y + fat * 0.3, long * 0.4), neck, fat * 0.55, fur)
     s.limb(neck, (0, neck[1] - head * 0.6, neck[2] + head * 1.8), head * 0.55, fur)
     for side in (-1, 1):
-        ear = (side * head * 0.7, neck[1] + head, neck[2])
-        s.ball(ear, (head * 0.3, head * 0.7, head * 0.2), fur)
+        ear = (head * 0.3, head * 0.7, head * 0.2)
+        s.ball((side * head * 0.7, neck[1] + head, neck[2]), ear, fur)
         for z in (-0.55 * long, 0.35 * long):
             paw = (side * fat * 0.6, 0.03, z + s.u(-0.1, 0.1) * size)
             s.limb((side * fat * 0.6, y, z), paw, fat * 0.27, fur)
@@ -121,13 +117,10 @@ def _wheel(s: Sketch, x: float, z: float, r: float, thick: float) -> None:
     s.tube((x, r, z), (r * 0.55, thick + 0.01, r * 0.55), s.grey(0.2), ASIDE)
 
 
-def car(s: Sketch) -> None:
+def car(s: Sketch, *_: float) -> None:
     """A car or a van."""
-    body, van = (
-        paint(s.colour((0.02, 0.8), 1.0), tex=s.pick("plain", "plain", "stripes")),
-        s.maybe(0.3),
-    )
-    glass = paint([0.03, 0.04, 0.05], np.array([0.12, 0.15, 0.18]), "noise", 0.6)
+    body = paint(s.colour((0.02, 0.8), 1.0), tex=s.pick("plain", "plain", "stripes"))
+    glass, van = paint([0.03, 0.04, 0.05], [0.12, 0.15, 0.18], "noise", 0.6), s.maybe(0.3)
     wide, long, r = s.u(0.75, 0.95), s.u(1.7, 2.4), s.u(0.27, 0.36)
     tall, back = (s.u(0.8, 1.1), -0.2) if van else (s.u(0.5, 0.65), s.u(-0.35, -0.1))
     back, cabin = back * long, long * (0.75 if van else s.u(0.42, 0.55))
@@ -148,7 +141,8 @@ def bicycle(s: Sketch) -> None:
     """A bicycle and its rider."""
     r, metal, trousers, shoe = s.u(0.28, 0.35), s.tone(vivid=1.0), s.cloth(), s.tone()
     saddle, bar, axle = (0, 0.75, -0.15), (0, 1.0, 0.38), (0, 0.3, 0)
-    _wheel(s, 0, -0.5, r, 0.02), _wheel(s, 0, 0.5, r, 0.02)
+    for z in (-0.5, 0.5):
+        _wheel(s, 0, z, r, 0.02)
     for start, end in (((0, r, -0.5), saddle), (saddle, bar), ((0, r, 0.5), bar), (axle, bar)):
         s.limb(start, end, 0.025, metal, TUBE)
     s.tube((0, 1.02, 0.36), (0.3, 0.02, 0.02), metal)
@@ -173,83 +167,69 @@ def trolley(s: Sketch) -> None:
     s.box((0, 1.0, -long - 0.2), (wide * 0.9, 0.025, 0.025), metal)
 
 
-def case(s: Sketch) -> None:
-    """A suitcase on wheels."""
-    wide, tall, dark = s.u(0.17, 0.27), s.u(0.22, 0.36), paint(0.2)
-    s.box((0, tall + 0.06, 0), (wide, tall, s.u(0.1, 0.16)), s.cloth())
-    s.box((0, 2 * tall + 0.2, -0.05), (wide * 0.5, 0.015, 0.015), dark)
-    for x in (-wide * 0.5, wide * 0.5):
-        s.tube((x, 2 * tall + 0.13, -0.05), (0.012, 0.08, 0.012), dark)
-        _wheel(s, x * 1.6, 0, 0.045, 0.02)
+def vehicle(s: Sketch) -> None:
+    s.pick(car, car, bicycle, trolley, trolley)(s)
 
 
-def boxes(s: Sketch) -> None:
-    """One to three boxes, piled."""
+def thing(s: Sketch, *_: float) -> None:
+    """A household thing."""
+    what = s.pick("suitcase", "boxes", "chair", "lamp", "vase", "ball", "bin", "agave")
+    if what == "suitcase":
+        wide, tall, dark = s.u(0.17, 0.27), s.u(0.22, 0.36), paint(0.2)
+        s.box((0, tall + 0.06, 0), (wide, tall, s.u(0.1, 0.16)), s.cloth())
+        s.box((0, 2 * tall + 0.2, -0.05), (wide * 0.5, 0.015, 0.015), dark)
+        for x in (-wide * 0.5, wide * 0.5):
+            s.tube((x, 2 * tall + 0.13, -0.05), (0.012, 0.08, 0.012), dark)
+            _wheel(s, x * 1.6, 0, 0.045, 0.02)
+    elif what == "boxes":
+        _boxes(s)
+    elif what == "chair":
+        chair(s)
+    elif what == "lamp":
+        tall, shade = s.u(1.1, 1.7), paint(s.colour((0.3, 0.8)), None, "stripes", s.u(3, 10))
+        shade[9] = s.pick(0, 0.5, 0.9)  # lit or not
+        s.tube((0, 0.02, 0), (0.16, 0.02, 0.16), paint(0.15))
+        s.tube((0, tall / 2, 0), (0.018, tall / 2, 0.018), paint(0.25))
+        s.pick(s.tube, s.ball)((0, tall, 0), (s.u(0.14, 0.26), s.u(0.12, 0.2), 0.2), shade)
+    elif what == "vase":
+        r, tall, cloth = s.u(0.1, 0.2), s.u(0.14, 0.26), s.cloth()
+        s.ball((0, tall, 0), (r, tall, r), cloth)
+        s.tube((0, 2 * tall, 0), (r * 0.45, 0.07, r * 0.45), cloth)
+        s.tube((0, 0.03, 0), (r * 0.5, 0.03, r * 0.5), cloth)
+    elif what == "ball":
+        r = s.u(0.11, 0.35)
+        skin = paint(s.colour(), s.colour(), s.pick("checks", "stripes"), 1 / r)
+        s.ball((0, r, 0), (r, r, r), skin)
+    elif what == "bin":
+        r, tall = s.u(0.14, 0.3), s.u(0.2, 0.5)
+        s.tube((0, tall, 0), (r, tall, r), s.cloth())
+        s.ball((0, 2 * tall, 0), (r, r * 0.5, r), s.tone())
+    else:  # ten long leaves in a pot
+        s.tube((0, 0.17, 0), (0.16, 0.17, 0.16), s.cover())
+        green = s.u(0.1, 0.35) * np.array([0.5, 1.0, 0.3])
+        for _ in range(10):
+            tip = (s.u(-0.35, 0.35), s.u(0.55, 1.3), s.u(-0.35, 0.35))
+            s.limb((0, 0.3, 0), tip, s.u(0.03, 0.08), paint(green, green * 0.3, "leaves", 4))
+
+
+def _boxes(s: Sketch) -> None:
+    """One to three, piled."""
     y, side = 0.0, s.u(0.18, 0.4)
     for _ in range(s.pick(1, 2, 3)):
-        tall, card, turn = (
-            s.u(0.1, 0.26),
-            s.pick((0.42, 0.28, 0.16), s.colour()),
-            about_y(s.u(-0.4, 0.4)),
-        )
+        tall, card = s.u(0.1, 0.26), np.array(s.pick((0.42, 0.28, 0.16), s.colour()))
+        turn = about_y(s.u(-0.4, 0.4))
         s.box((0, y + tall, 0), (side, tall, side * 0.8), paint(card, tex="noise"), turn)
-        tape = paint(np.array(card) * 0.6)
-        s.box((0, y + tall, 0), (side * 0.12, tall * 1.01, side * 0.81), tape, turn)
+        s.box((0, y + tall, 0), (side * 0.12, tall * 1.01, side * 0.81), paint(card * 0.6), turn)
         y, side = y + 2 * tall, side * s.u(0.6, 0.95)
 
 
-def chair(s: Sketch) -> None:
+def chair(s: Sketch, *_: float) -> None:
     seat, back, cloth, wood = s.u(0.4, 0.5), s.u(0.1, 0.24), s.cover(vivid=0.8), s.cover()
     s.box((0, seat, 0), (0.22, 0.03, 0.22), cloth)
     s.box((0, seat + 0.16 + back, -0.2), (0.21, back, 0.02), s.pick(wood, cloth))
     for x in (-0.19, 0.19):
         s.tube((x, seat + 0.2, -0.2), (0.02, 0.2, 0.02), wood)
     s.legs(0.19, 0.19, seat, s.u(0.012, 0.025), wood)
-
-
-def lamp(s: Sketch) -> None:
-    """A floor lamp, lit or not."""
-    tall, shade = s.u(1.1, 1.7), paint(s.colour((0.3, 0.8)), None, "stripes", s.u(3, 10))
-    shade[9] = s.pick(0, 0.5, 0.9)
-    s.tube((0, 0.02, 0), (0.16, 0.02, 0.16), paint(0.15))
-    s.tube((0, tall / 2, 0), (0.018, tall / 2, 0.018), paint(0.25))
-    s.pick(s.tube, s.ball)((0, tall, 0), (s.u(0.14, 0.26), s.u(0.12, 0.2), 0.2), shade)
-
-
-def vase(s: Sketch) -> None:
-    r, tall, cloth = s.u(0.1, 0.2), s.u(0.14, 0.26), s.cloth()
-    s.ball((0, tall, 0), (r, tall, r), cloth)
-    s.tube((0, 2 * tall, 0), (r * 0.45, 0.07, r * 0.45), cloth)
-    s.tube((0, 0.03, 0), (r * 0.5, 0.03, r * 0.5), cloth)
-
-
-def ball(s: Sketch) -> None:
-    r = s.u(0.11, 0.35)
-    skin = paint(s.colour(), s.colour(), s.pick("checks", "stripes"), 1 / r)
-    s.ball((0, r, 0), (r, r, r), skin)
-
-
-def bin_(s: Sketch) -> None:
-    r, tall = s.u(0.14, 0.3), s.u(0.2, 0.5)
-    s.tube((0, tall, 0), (r, tall, r), s.cloth())
-    s.ball((0, 2 * tall, 0), (r, r * 0.5, r), s.tone())
-
-
-def agave(s: Sketch) -> None:
-    """Ten long leaves in a pot."""
-    s.tube((0, 0.17, 0), (0.16, 0.17, 0.16), s.cover())
-    green = s.u(0.1, 0.35) * np.array([0.5, 1.0, 0.3])
-    for _ in range(10):
-        tip = (s.u(-0.35, 0.35), s.u(0.55, 1.3), s.u(-0.35, 0.35))
-        s.limb((0, 0.3, 0), tip, s.u(0.03, 0.08), paint(green, green * 0.3, "leaves", 4))
-
-
-def vehicle(s: Sketch) -> None:
-    s.pick(car, car, bicycle, trolley, trolley)(s)
-
-
-def thing(s: Sketch) -> None:
-    s.pick(case, boxes, chair, lamp, vase, ball, bin_, agave)(s)
 
 
 FAMILIES = (standing, sitting, animal, vehicle, thing)

@@ -3,115 +3,60 @@
 A place is parts, a camera, a light and the floor one can stand on, drawn from (seed, number) alone.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from evalib import objects
-from evalib.furniture import (
-    BLACK,
-    bed,
-    cupboard,
-    desk,
-    door,
-    leaves,
-    nothing,
-    picture,
-    plant,
-    seat,
-    shelf,
-    sofa,
-    stuff,
-    table,
-    window,
-)
+from evalib import furniture
 from evalib.sketch import Sketch, paint
 from evalib.trace import Camera, Parts, about_y
 
 N_BG = 100
 KINDS = ("living", "office", "yard", "bedroom", "street")
 KINDS += ("living", "hall", "street", "office", "yard")
-GLASS = paint([0.04, 0.05, 0.07], np.array([0.3, 0.36, 0.45]), "noise", 0.4)
-SIZES = {sofa: (0.95, 0.42), bed: (0.8, 1.0), cupboard: (0.5, 0.25), shelf: (0.5, 0.16),
-         table: (0.6, 0.4), desk: (0.7, 0.36), plant: (0.3, 0.3), seat: (0.25, 0.25),
-         stuff: (0.3, 0.3)}  # fmt: skip
-USUAL = {
-    "living": (sofa, sofa, cupboard, shelf, plant, table, stuff),
-    "bedroom": (bed, bed, cupboard, shelf, cupboard, plant, stuff),
-    "office": (desk, desk, desk, shelf, cupboard, plant, stuff),
-    "hall": (cupboard, plant, seat, table, stuff, desk),
-}
+GLASS = paint([0.04, 0.05, 0.07], [0.3, 0.36, 0.45], "noise", 0.4)
 
 
-@dataclass
-class Place:
-    """One background; all (3,) are linear RGB or metres.
-
-    Of `parts` the first `shell` are ground and walls and throw no shadows. `light`: where the lamp
-    is; `direct`: its light; `soft`: its radius over its distance; `sky`, `bounce`: light from above
-    and below; `haze`, `zenith`: the visible sky's. `floor`: x0, x1, z0, z1 where one can stand;
-    `blocks` (k, 4): the same of furniture; `reach`: how far off objects may be, m.
-    """
+class Place(NamedTuple):
+    """One background."""
 
     parts: Parts
-    shell: int
-    blocks: np.ndarray
+    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
+    shell: int  # so many parts come first that throw no shadows: ground and walls
     camera: Camera
-    light: np.ndarray
-    direct: np.ndarray
-    soft: float
-    sky: np.ndarray
-    bounce: np.ndarray
-    floor: tuple
-    reach: float
+    light: np.ndarray  # (3,) m, where the lamp is
+    direct: np.ndarray  # (3,) linear RGB, as all below: the lamp's light
+    soft: float  # the lamp's radius over its distance
+    sky: np.ndarray  # light from above
+    bounce: np.ndarray  # light from below
+    floor: tuple  # x0, x1, z0, z1 m where one can stand
+    reach: float  # how far off objects may be, m
     indoors: bool
-    haze: np.ndarray
+    haze: np.ndarray  # of the visible sky, and its zenith
     zenith: np.ndarray
 
 
 @lru_cache(maxsize=64)
 def build(seed: int, bg: int) -> Place:
     """Background `bg`, the same at every call; kinds go with bg // 5, so both splits have all."""
-    s = Plan(np.random.Generator(np.random.Philox(key=[seed + 2**32, bg])))
+    s = Sketch(np.random.Generator(np.random.Philox(key=[seed + 2**32, bg])))
     kind = KINDS[(bg // 5) % len(KINDS)]
-    return open_place(s, kind == "street") if kind in ("yard", "street") else room(s, kind)
+    rest = open_place(s, kind == "street") if kind in ("yard", "street") else room(s, kind)
+    return Place(s.parts(), np.array(s.blocks, float).reshape(-1, 4), *rest)
 
 
-class Plan(Sketch):
-    """A sketch that remembers what stands in the way, and how many parts throw no shadow."""
-
-    def __init__(self, rng: np.random.Generator):
-        super().__init__(rng)
-        self.blocks: list[tuple] = []
-        self.shell = 0
-
-    def stand(self, make, x: float, z: float, yaw: float, rx: float, rz: float) -> None:
-        """Put something of half sizes rx, rz (before turning) there, unless the place is taken."""
-        c, s = abs(np.cos(yaw)), abs(np.sin(yaw))
-        x0, x1 = x - rx * c - rz * s, x + rx * c + rz * s
-        z0, z1 = z - rx * s - rz * c, z + rx * s + rz * c
-        if all(x1 < b[0] or x0 > b[1] or z1 < b[2] or z0 > b[3] for b in self.blocks):
-            self.blocks.append((x0, x1, z0, z1))
-            make(self.at(x, z, yaw), rx, rz)
-
-    def place(self, *rest) -> Place:
-        return Place(self.parts(), self.shell, np.array(self.blocks, float).reshape(-1, 4), *rest)
-
-
-def room(s: Plan, kind: str) -> Place:
+def room(s: Sketch, kind: str) -> tuple:
     """A box of a room, x in 0..wide, z in 0..deep, the camera near z = 0 looking in."""
     wide, deep, tall = s.u(3.2, 6.5), s.u(3.8, 8.5), s.u(2.35, 3.3)
     if kind == "hall":
         wide, deep, tall = s.pick(s.u(2.2, 3.2), s.u(6, 9)), s.u(7, 9.4), s.u(2.6, 4.5)
-    floor = _walls(s, wide, deep, tall)
+    floor, shell = _walls(s, wide, deep, tall)
     _furnish(s, kind, wide, deep)
     eye = (s.u(0.2, 0.8) * wide, s.pick(s.u(1.1, 1.8), s.u(1.5, 1.8), tall - 0.25), s.u(0.15, 0.5))
     goal_x, goal_z = s.u(0.35, 0.65) * wide, s.u(0.5, 0.75) * deep
-    yaw, pitch = (
-        np.arctan2(goal_x - eye[0], goal_z - eye[2]),
-        np.arctan2(eye[1] - s.u(0.5, 1), goal_z),
-    )
+    yaw = np.arctan2(goal_x - eye[0], goal_z - eye[2])
+    pitch = np.arctan2(eye[1] - s.u(0.5, 1), goal_z)
     camera = Camera.aim(eye, yaw, pitch, s.u(-0.03, 0.03), s.u(0.45, 0.85))
     tint = np.array([1, s.u(0.8, 1), s.u(0.6, 1.0)])
     lamp = np.array([s.u(0.1, 0.9) * wide, tall - 0.1, s.u(0.25, 0.8) * deep])
@@ -128,11 +73,12 @@ def room(s: Plan, kind: str) -> Place:
     sky = (1 - share) * (0.6 + 0.4 * np.array([s.u(0.8, 1), 1, s.u(0.8, 1.1)]))
     bounce, inside = 0.35 * sky + 0.3 * floor[:3], (0.05, wide - 0.05, 0.05, deep - 0.05)
     soft = s.u(0.08, 0.3)
-    return s.place(camera, lamp, share * 1.9 * tint, soft, sky, bounce, inside, 9.0, True, sky, sky)
+    direct = share * 1.9 * tint
+    return shell, camera, lamp, direct, soft, sky, bounce, inside, 9.0, True, sky, sky
 
 
-def _walls(s: Plan, wide: float, deep: float, tall: float) -> np.ndarray:
-    """Floor, ceiling, walls and what hangs on them; returns the floor's paint."""
+def _walls(s: Sketch, wide: float, deep: float, tall: float) -> tuple:
+    """Floor, ceiling, walls and what hangs on them; returns (the floor's paint, shell)."""
     wall = s.cover((0.2, 0.85), 0.35, ("plain", "plain", "plain", "noise", "stripes", "bricks"))
     kinds = ("wood", "wood", "noise", "noise", "checks", "plain", "bricks")
     floor, skirting = s.cover((0.05, 0.6), 0.4, kinds), s.tone(0.05, 0.8, vivid=0.2)
@@ -143,24 +89,26 @@ def _walls(s: Plan, wide: float, deep: float, tall: float) -> np.ndarray:
     s.box((wide + 0.5, y, z), (0.5, tall, deep), wall)
     s.box((x, y, -0.5), (wide, tall, 0.5), wall)
     s.box((x, y, deep + 0.5), (wide, tall, 0.5), s.pick(wall, wall, s.cover((0.1, 0.8), 0.7)))
-    s.shell, day = len(s.rows), s.pick(0.05, 0.7, 1.2, 2.0)
+    shell, day = len(s.rows), s.pick(0.05, 0.7, 1.2, 2.0)
     s.box((x, 0.04, deep), (x, 0.04, 0.015), skirting)
     for edge, yaw in ((0, np.pi / 2), (wide, -np.pi / 2)):
         s.box((edge, 0.04, z), (0.015, 0.04, z), skirting)
         for along in s.pick((0.6,), (0.4, 0.75), (0.5, 0.85)):
-            what = s.pick(window, window, picture, picture, door, nothing)
-            what(s.at(edge, along * deep, yaw), day)
+            what = s.pick(*furniture.ON_SIDES)
+            if what:
+                what(s.at(edge, along * deep, yaw), day)
     for along in s.pick((0.5,), (0.3, 0.7), (0.2, 0.5, 0.8)):
-        what = s.pick(window, picture, picture, door, nothing)
-        what(s.at(along * wide + s.u(-0.2, 0.2), deep, np.pi), day)
-    return floor
+        what, x = s.pick(*furniture.AT_BACK), along * wide + s.u(-0.2, 0.2)
+        if what:
+            what(s.at(x, deep, np.pi), day)
+    return floor, shell
 
 
-def _furnish(s: Plan, kind: str, wide: float, deep: float) -> None:
+def _furnish(s: Sketch, kind: str, wide: float, deep: float) -> None:
     """Furniture along the walls, something in the middle, a rug, things lying about."""
     for _ in range(s.pick(1, 3, 6) if kind == "hall" else s.pick(3, 5, 8)):
-        make, side = s.pick(*USUAL[kind]), s.pick("back", "left", "right")
-        rx, rz = (x * s.u(0.85, 1.25) for x in SIZES[make])
+        make, side = s.pick(*furniture.USUAL[kind]), s.pick("back", "left", "right")
+        rx, rz = (x * s.u(0.85, 1.25) for x in furniture.SIZES[make])
         if side == "back":
             s.stand(make, s.u(rx, max(wide - rx, rx)), deep - rz - 0.05, np.pi, rx, rz)
         else:
@@ -172,12 +120,12 @@ def _furnish(s: Plan, kind: str, wide: float, deep: float) -> None:
         rug = paint(s.colour(vivid=0.9), s.colour(vivid=0.8), tex, s.u(1, 4))
         s.box((x, 0.005, z), (s.u(0.7, 1.3), 0.006, s.u(0.7, 1.6)), rug, about_y(s.u(-0.2, 0.2)))
     if kind != "hall" and s.maybe(0.55):
-        s.stand(table, x, z, s.u(-0.3, 0.3), s.u(0.35, 0.7), s.u(0.3, 0.45))
-    for make in s.pick((), (seat,), (seat, seat), (stuff,), (seat, stuff)):
+        s.stand(furniture.table, x, z, s.u(-0.3, 0.3), s.u(0.35, 0.7), s.u(0.3, 0.45))
+    for make in s.pick(*furniture.LOOSE):
         s.stand(make, x + s.u(-1.3, 1.3), z + s.u(-1, 1.2), s.u(0, 6), 0.25, 0.25)
 
 
-def open_place(s: Plan, street: bool) -> Place:
+def open_place(s: Sketch, street: bool) -> tuple:
     """Ground, sky and what stands about: a yard with bushes and a fence, a street with facades."""
     high = s.pick(s.u(1.4, 1.9), s.u(1.4, 1.9), s.u(2.2, 4), s.u(4, 7))  # a hand, a pole, a house
     look = s.u(4, 10) if high < 2 else high * s.u(1.6, 3.5)  # where the picture's middle is
@@ -189,7 +137,7 @@ def open_place(s: Plan, street: bool) -> Place:
     s.box((0, -0.5, 40), (120, 0.5, 120), ground)
     if s.maybe(0.85 if street else 0.4):
         _road(s.at(s.u(-2, 2), far * s.u(0.3, 0.8), s.pick(0, 0, np.pi / 2) + s.u(-0.4, 0.4)))
-    s.shell = len(s.rows)
+    shell = len(s.rows)
     for side in (-1, 1):
         if street and s.maybe(0.5):
             x = side * s.u(4, 11)
@@ -199,12 +147,12 @@ def open_place(s: Plan, street: bool) -> Place:
         _facade(s.at(s.u(-3, 3), far + 1, np.pi + s.u(-0.25, 0.25)), s.u(5, 18), s.u(2.5, 10))
         s.blocks.append((-30, 30, far - 0.6, far + 8))
     for _ in range(s.pick(2, 4, 6)):
-        s.stand(_tree, s.u(-1.2, 1.2) * far, far + s.u(0, 6), 0, 0.5, 0.5)
+        s.stand(furniture.tree, s.u(-1.2, 1.2) * far, far + s.u(0, 6), 0, 0.5, 0.5)
     if s.maybe(0.3 if street else 0.8):
         _border(s, far * s.u(0.7, 0.95))
     for _ in range(s.pick(2, 4, 7)):
         x, z = s.u(-0.6, 0.6) * far * min(1, 1.5 * tan), s.u(0.3, 0.95) * far
-        make, rx, rz = s.pick(*ABOUT)
+        make, rx, rz = s.pick(*furniture.OUTSIDE)
         s.stand(make, x, z, s.u(-0.5, 0.5), rx, rz)
     pitch = np.arctan2(high - s.u(0.4, 1.2), look)
     camera = Camera.aim((0, high, 0), s.u(-0.15, 0.15), pitch, s.u(-0.03, 0.03), tan)
@@ -213,11 +161,10 @@ def open_place(s: Plan, street: bool) -> Place:
     sun = 60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level])
     sky = np.array([0.36, 0.41, 0.52]) if sunny else np.full(3, 0.9)
     direct = (1.3 if sunny else 0.25) * np.array([1, 0.95, 0.85])
-    zenith = np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85)
+    haze, zenith = np.full(3, 1.1), np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85)
     bounce, floor = 0.3 * sky + 0.4 * tone, (-25, 25, 0.5, far + 6)
-    soft = 0.02 if sunny else 0.4
-    return s.place(camera, sun, direct, soft, sky, bounce, floor, 2.2 * look, False,
-                   np.full(3, 1.1), zenith)  # fmt: skip
+    soft, reach = 0.02 if sunny else 0.4, 2.2 * look
+    return shell, camera, sun, direct, soft, sky, bounce, floor, reach, False, haze, zenith
 
 
 def _road(s: Sketch) -> None:
@@ -239,56 +186,18 @@ def _facade(s: Sketch, rx: float, h: float) -> None:
     for x in np.arange(-rx + 1, rx - 0.7, wide * 2 + s.u(0.5, 2)):
         for y in np.arange(1.6, h - 0.8, 2.8)[:2]:
             if y < 2 and s.maybe(0.15):
-                door(s.at(x, 0), 0)
+                furniture.door(s.at(x, 0))
             else:
                 s.box((x, y, 0.0), (wide + 0.06, tall + 0.06, 0.03), frame)
                 s.box((x, y, 0.0), (wide, tall, 0.05), GLASS)
 
 
-def _border(s: Plan, z: float) -> None:
+def _border(s: Sketch, z: float) -> None:
     """A hedge or a fence across."""
     if s.maybe(0.6):
         for i in range(-5, 6):
-            s.stand(_bush, i * 1.5 + s.u(-0.4, 0.4), z, 0, 0.7, 0.7)
+            s.stand(furniture.bush, i * 1.5 + s.u(-0.4, 0.4), z, 0, 0.7, 0.7)
     else:
         h, cover = s.u(0.4, 0.9), s.cover((0.1, 0.6), 0.4, ("cells", "wood", "bricks", "stripes"))
         s.box((0, h, z), (30, h, 0.05), cover)
         s.blocks.append((-30, 30, z - 0.2, z + 0.2))
-
-
-def _tree(s: Sketch, rx: float, rz: float) -> None:
-    h, bark = s.u(1.8, 4), paint([0.16, 0.11, 0.07], tex="noise", rate=3)
-    s.tube((0, h / 2, 0), (s.u(0.08, 0.2), h / 2, 0.14), bark)
-    leaves(s.at(0, 0, y=h * 0.7), s.u(0.9, 1.9), s.u(1.5, 3), 70)
-
-
-def _bush(s: Sketch, rx: float, rz: float) -> None:
-    leaves(s, rx * 1.2, s.u(0.6, 1.9), 40)
-
-
-def _parked(s: Sketch, rx: float, rz: float) -> None:
-    objects.car(s)
-
-
-def _post(s: Sketch, rx: float, rz: float) -> None:
-    h = s.u(1.0, 4)
-    s.tube((0, h / 2, 0), (0.06, h / 2, 0.06), s.tone(0.02, 0.5))
-    if h > 2:
-        s.box((0, h, 0), (s.u(0.2, 0.4), s.u(0.15, 0.4), 0.03), s.bright())
-
-
-def _bench(s: Sketch, rx: float, rz: float) -> None:
-    wood = s.cover(kinds=("wood",))
-    s.box((0, 0.45, 0), (rx, 0.03, 0.22), wood)
-    s.box((0, 0.75, -0.2), (rx, 0.14, 0.03), wood)
-    s.legs(rx * 0.8, 0.18, 0.45, 0.03, BLACK)
-
-
-def _crate(s: Sketch, rx: float, rz: float) -> None:
-    h = s.u(0.3, 0.7)
-    s.box((0, h, 0), (rx, h, rz), s.cover(vivid=0.8))
-    s.box((0, 2 * h, 0), (rx * 1.04, 0.04, rz * 1.04), s.tone())
-
-
-ABOUT = ((_tree, 0.4, 0.4), (_post, 0.2, 0.2), (_bench, 0.8, 0.3), (_bush, 0.6, 0.6),
-         (_crate, 0.7, 0.5), (stuff, 0.4, 0.4), (_parked, 1.1, 2.3))  # fmt: skip

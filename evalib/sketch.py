@@ -1,29 +1,39 @@
 """Putting things together from boxes, balls and tubes, with chance for shapes and colours."""
 
+from collections.abc import Sequence
+from copy import copy
+from functools import partialmethod
+
 import numpy as np
 
+from evalib import draws
 from evalib.surfaces import TEXTURES
 from evalib.trace import BALL, BOX, TUBE, Parts, about_y
+
+
+def chance(seed: int, keys: Sequence[int], name: str, n: int) -> np.ndarray:
+    """(B, n) float64 in [0, 1), a function of seed, key and name."""
+    return draws.uniform(draws.sample_keys(seed, 0, keys), name, 0, 1, n).numpy().astype(float)
 
 
 def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, glow: float = 0.0):
     """(10,) paint: linear colours a and b, texture, repeats per metre, phase, own light."""
     a = np.broadcast_to(np.asarray(a, float), 3)
-    return np.concatenate(
-        [a, a * 0.55 if b is None else b, [TEXTURES.index(tex), rate, phase, glow]]
-    )
+    b = a * 0.55 if b is None else b
+    return np.concatenate([a, b, [TEXTURES.index(tex), rate, phase, glow]])
 
 
 class Sketch:
-    """Collects parts, in metres, y up; `rng` is its only source of chance."""
+    """Collects parts, in metres, y up, and `blocks` (x0, x1, z0, z1) of what stands in the way."""
 
     def __init__(self, rng: np.random.Generator):
-        self.rng, self.rows, self.turn, self.origin = rng, [], np.eye(3), np.zeros(3)
+        self.rng, self.rows, self.blocks = rng, [], []
+        self.turn, self.origin = np.eye(3), np.zeros(3)
 
     def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Sketch":
         """The same sketch with parts placed relative to a point and a heading."""
-        other = Sketch(self.rng)
-        other.rows, other.turn = self.rows, self.turn @ about_y(yaw)
+        other = copy(self)
+        other.turn = self.turn @ about_y(yaw)
         other.origin = self.origin + self.turn @ np.array([x, y, z])
         return other
 
@@ -32,14 +42,7 @@ class Sketch:
         middle = self.turn @ np.array(centre, float) + self.origin
         self.rows.append((kind, middle, np.maximum(half, 1e-3), turn, paint))
 
-    def box(self, centre, half, paint: np.ndarray, turn=None) -> None:
-        self.add(BOX, centre, half, paint, turn)
-
-    def ball(self, centre, half, paint: np.ndarray, turn=None) -> None:
-        self.add(BALL, centre, half, paint, turn)
-
-    def tube(self, centre, half, paint: np.ndarray, turn=None) -> None:
-        self.add(TUBE, centre, half, paint, turn)
+    ball, box, tube = partialmethod(add, BALL), partialmethod(add, BOX), partialmethod(add, TUBE)
 
     def limb(self, start, end, radius: float, paint: np.ndarray, kind: int = BALL) -> None:
         """A long ball (or tube) from start to end; balls reach a little beyond both."""
@@ -56,6 +59,15 @@ class Sketch:
         for i, k in ((-x, -z), (-x, z), (x, -z), (x, z)):
             self.tube((i, height / 2, k), (radius, height / 2, radius), paint)
 
+    def stand(self, make, x: float, z: float, yaw: float, rx: float, rz: float) -> None:
+        """Put something of half sizes rx, rz (before turning) there, unless the place is taken."""
+        c, s = abs(np.cos(yaw)), abs(np.sin(yaw))
+        x0, x1 = x - rx * c - rz * s, x + rx * c + rz * s
+        z0, z1 = z - rx * s - rz * c, z + rx * s + rz * c
+        if all(x1 < b[0] or x0 > b[1] or z1 < b[2] or z0 > b[3] for b in self.blocks):
+            self.blocks.append((x0, x1, z0, z1))
+            make(self.at(x, z, yaw), rx, rz)
+
     def parts(self) -> Parts:
         return Parts(*(np.array(column) for column in zip(*self.rows, strict=True)))
 
@@ -70,9 +82,8 @@ class Sketch:
 
     def colour(self, value=(0.04, 0.8), vivid: float = 0.6) -> np.ndarray:
         """(3,) linear RGB; mostly dull and warm (or blue), as real surfaces are."""
-        hue = self.pick(
-            self.u(-0.17, -0.02), self.u(-0.13, -0.05), self.u(0.28, 0.42), self.u(0, 1)
-        )
+        hues = self.u(-0.17, -0.02), self.u(-0.13, -0.05), self.u(0.28, 0.42), self.u(0, 1)
+        hue = self.pick(*hues)
         grey = 1 - vivid * self.rng.random() ** 1.5
         wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
         return self.u(*value) * (grey + (1 - grey) * wheel)
@@ -106,6 +117,5 @@ class Sketch:
         value = (0.015, 0.06) if self.maybe(0.25) else (0.04, 0.75)
         tex = self.pick("plain", "plain", "stripes", "checks", "noise")
         rate = self.u(1, 4) if tex == "noise" else self.u(3, 14)
-        return paint(
-            self.colour(value, 0.9), self.colour((0.03, 0.75), 0.9), tex, rate, self.u(0, 9)
-        )
+        colours = self.colour(value, 0.9), self.colour((0.03, 0.75), 0.9)
+        return paint(*colours, tex, rate, self.u(0, 9))

@@ -1,13 +1,14 @@
 """Who stands where: objects on the floor, clear of the furniture, large or small, and seen."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from evalib import objects
-from evalib.backdrop import PROBE, Backdrop, chance, probe
-from evalib.trace import NOTHING, Parts, View, raster
+from evalib.backdrop import PROBE, Backdrop, probe
+from evalib.sketch import chance
+from evalib.trace import NOTHING, Parts, View, about_y, raster
 
 N_FG, N_PLACEMENTS = objects.N_FG, 40
 EMPTY_SHARE = 0.02
@@ -21,8 +22,7 @@ def held_out(i: int) -> bool:
     return i % 5 == 4
 
 
-@dataclass
-class Cast:
+class Cast(NamedTuple):
     """k objects in the pictures of a group: whose picture, feet (k, 3), half width; their parts."""
 
     owner: np.ndarray
@@ -39,12 +39,17 @@ def cast(seed: int, bg: int, ids: np.ndarray) -> Cast | None:
     if not len(owner):
         return None
     spot, mirror, fg = ids // 2, ids % 2 == 1, ids // N_PLACEMENTS % N_FG
-    at, yaw = _settle(seed, drop, fg[owner], spot[owner], mirror[owner])
-    first = owner, fg[owner], at, yaw
+    first = owner, fg[owner], *_settle(seed, drop, fg[owner], spot[owner], mirror[owner])
     more = [_company(seed, drop, *first, spot[owner], *which) for which in ((1, 0.25), (2, 0.08))]
     owner, fg, at, yaw = (np.concatenate(columns) for columns in zip(first, *more, strict=True))
     them = _assemble(seed, drop, owner, fg, at, yaw, mirror[owner])
-    _dress(them.parts.paint[:, :6], drop, chance(seed, spot[owner], "clothes", 2)[them.which])
+    # some objects have the colours of the walls or the floor, and some are dark
+    colours, shell = them.parts.paint[:, :6], drop.place.parts.paint[: drop.place.shell, :6]
+    r = chance(seed, spot[owner], "clothes", 2)[them.which]
+    alike, dark = r[:, 0] < 0.08, r[:, 0] > 0.93
+    model = shell[(r[alike, 1] * len(shell)).astype(int)]
+    colours[alike] = 0.3 * colours[alike] + 0.7 * model
+    colours[dark] *= 0.15
     return them
 
 
@@ -72,18 +77,9 @@ def _company(seed: int, drop: Backdrop, owner, fg, at, yaw, spot, nth: int, shar
         return owner[:0], fg[:0], at[:0], yaw[:0]
     other = _companion(fg[some], chance(seed, spot[some], f"companion {nth}", 1)[:, 0])
     a, y = _stand(seed, drop, other, spot[some], -nth)
-    room = _sizes(seed, drop, other)[0] + _sizes(seed, drop, fg[some])[0]
+    room = _things(seed, drop, other)[1] + _things(seed, drop, fg[some])[1]
     apart = np.linalg.norm(a - at[some], axis=1) > 0.7 * room[:, [0, 2]].max(1)
     return owner[some][apart], other[apart], a[apart], y[apart]
-
-
-def _dress(colours: np.ndarray, drop: Backdrop, r: np.ndarray) -> None:
-    """Make some objects' colours (parts, 6) like the walls' or the floor's, and some dark."""
-    shell = drop.place.parts.paint[: drop.place.shell, :6]
-    alike, dark = r[:, 0] < 0.08, r[:, 0] > 0.93
-    model = shell[(r[alike, 1] * len(shell)).astype(int)]
-    colours[alike] = 0.3 * colours[alike] + 0.7 * model
-    colours[dark] *= 0.15
 
 
 def _companion(fg: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -92,72 +88,70 @@ def _companion(fg: np.ndarray, r: np.ndarray) -> np.ndarray:
     return np.where(held_out(fg), (r * 20).astype(np.int64) * 5 + 4, seen // 4 * 5 + seen % 4)
 
 
-def _sizes(seed: int, drop: Backdrop, fg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half width, height, half depth (k, 3) m of objects in this place, and their scale (k,)."""
-    size = np.stack([objects.build(seed, int(i)).size for i in fg])
+def _things(seed: int, drop: Backdrop, fg: np.ndarray) -> tuple[list[Parts], np.ndarray]:
+    """Parts of objects, no larger than the place allows; half width, height, half depth (k, 3)."""
     limit = INDOORS_M if drop.place.indoors else np.inf
-    scale = np.minimum(1, limit / size[:, [0, 2]].max(1))
-    return size * scale[:, None], scale
+    parts, sizes = zip(*(objects.build(seed, int(i), limit) for i in fg), strict=True)
+    return parts, np.stack(sizes)
 
 
 def _assemble(seed: int, drop: Backdrop, owner, fg, at, yaw, mirror) -> Cast:
-    """Move every object's parts to its place: mirrored, scaled, turned, shifted."""
-    parts = [objects.build(seed, int(f)).parts for f in fg]
-    which = np.repeat(np.arange(len(fg)), [len(p.kind) for p in parts])
-    size, scale = _sizes(seed, drop, fg)
-    whole = Parts.join(parts).placed(yaw[which], at[which], scale[which], mirror[which])
-    return Cast(owner, at, size[:, [0, 2]].max(1), whole, which)
+    """Move every object's parts to its place: mirrored in x, turned about y, shifted."""
+    things, size = _things(seed, drop, fg)
+    which = np.repeat(np.arange(len(fg)), [len(parts.kind) for parts in things])
+    parts = Parts(*(np.concatenate(columns) for columns in zip(*things, strict=True)))
+    turn = np.stack([about_y(angle) for angle in yaw])[which]
+    hand = np.where(mirror[which, None], (-1.0, 1.0, 1.0), 1.0)
+    centre = (turn @ (parts.centre * hand)[:, :, None])[..., 0] + at[which]
+    turn = turn @ (hand[:, :, None] * parts.turn * hand[:, None, :])
+    return Cast(owner, at, size[:, [0, 2]].max(1), parts._replace(centre=centre, turn=turn), which)
 
 
-def _stand(
-    seed: int, drop: Backdrop, fg: np.ndarray, keys: np.ndarray, attempt: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _stand(seed: int, drop: Backdrop, fg, keys, attempt: int) -> tuple[np.ndarray, np.ndarray]:
     """Pick from TRIES spots on the floor (B, 3) the first that is free and seen; headings (B,)."""
     place, camera = drop.place, drop.place.camera
     r = chance(seed, keys, f"spot {attempt}", 3 + 2 * TRIES)
-    size, _ = _sizes(seed, drop, fg)
+    across, tall, deep = _things(seed, drop, fg)[1].T
     yaw = 2 * np.pi * r[:, 0]
     c, s = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
-    wide = (c * size[:, 0] + s * size[:, 2])[:, None]
-    long = (s * size[:, 0] + c * size[:, 2])[:, None]
+    wide, long = (c * across + s * deep)[:, None], (s * across + c * deep)[:, None]
+    tall, size, luck = tall[:, None], r[:, 1:2], r[:, 2:3]
     drift = (r[:, 3 : 3 + TRIES] - 0.5) * np.linspace(0.2, 3 + attempt % 4, TRIES)  # then any size
-    area = AREA[0] * (AREA[1] / AREA[0]) ** r[:, 1:2] ** 0.75 * np.exp(drift)
-    z = np.sqrt(0.3 * wide * size[:, 1:2] / area.clip(0.002, 0.8)) / camera.tan
+    area = AREA[0] * (AREA[1] / AREA[0]) ** size**0.75 * np.exp(drift)
+    z = np.sqrt(0.3 * wide * tall / area.clip(0.002, 0.8)) / camera.tan
     slope = camera.tan * camera.axes[1, 1] - camera.axes[2, 1]  # of the lowest ray, down per metre
     feet = 1.03 * camera.eye[1] / max(slope, 0.05)  # nearest spot whose floor is in the picture
-    hidden = z < feet - 0.7 * size[:, 1:2] / max(slope, 0.05)  # all but the top below the picture
+    hidden = z < feet - 0.7 * tall / max(slope, 0.05)  # all but the top below the picture
     z = np.where(hidden, feet * (1 + 0.3 * r[:, 3 : 3 + TRIES]), z)
     z = z.clip(np.maximum(0.5, long + 0.25), place.reach)
     u = (1.9 * r[:, 3 + TRIES :] - 0.95) * camera.tan * z
     down = -(z * camera.axes[2, 1] + u * camera.axes[0, 1] + camera.eye[1]) / camera.axes[1, 1]
     at = camera.eye + np.stack([u, down, z], -1) @ camera.axes
+    left, right = at[..., 0] - wide, at[..., 0] + wide
+    near, far = at[..., 2] - long, at[..., 2] + long
     x0, x1, z0, z1 = place.floor
-    score = 4.0 * ((at[..., 0] - wide > x0) & (at[..., 0] + wide < x1))
-    score += 4.0 * ((at[..., 2] - long > z0) & (at[..., 2] + long < z1))
-    for b in place.blocks if attempt < 6 else ():
-        hit = (at[..., 0] + wide > b[0]) & (at[..., 0] - wide < b[1])
-        score -= 3.0 * (hit & (at[..., 2] + long > b[2]) & (at[..., 2] - long < b[3]))
+    score = 4.0 * ((left > x0) & (right < x1)) + 4.0 * ((near > z0) & (far < z1))
+    for x0, x1, z0, z1 in place.blocks if attempt < 6 else ():
+        score -= 3.0 * ((right > x0) & (left < x1) & (far > z0) & (near < z1))
     # of nine points: of the large ones few need be seen, of the others half are wholly seen
-    wanted = np.where(r[:, 1:2] > 0.5, 3, np.minimum(3 + np.floor(13 * r[:, 2:3]), 9))
-    seen, hidden = _glimpses(drop, at, wide[..., None] * 0.85, size[:, 1, None, None])
-    score += np.minimum(seen, wanted) + 4 * ((r[:, 2:3] < 0.3) & (seen > 2) & (hidden > 1))
+    wanted = np.where(size > 0.5, 3, np.minimum(3 + np.floor(13 * luck), 9))
+    seen, hidden = _glimpses(drop, at, wide[..., None] * 0.85, tall[..., None])
+    score += np.minimum(seen, wanted) + 4 * ((luck < 0.3) & (seen > 2) & (hidden > 1))
     best = score.argmax(1)  # the first of the best
     return at[np.arange(len(fg)), best] * [1, 0, 1], yaw
 
 
-def _glimpses(
-    drop: Backdrop, at: np.ndarray, wide: np.ndarray, tall: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _glimpses(drop: Backdrop, at: np.ndarray, wide, tall) -> tuple[np.ndarray, np.ndarray]:
     """(B, TRIES) how many of a thing's nine points in the picture are seen, and how many hidden."""
     side, height = np.meshgrid((-1, 0, 1), (0.08, 0.5, 0.92))
-    camera, z_seen = drop.place.camera, drop.z.numpy()
+    camera = drop.place.camera
     p = at[..., None, :] + (wide * side.ravel())[..., None] * camera.axes[0]
     p = p + (tall * height.ravel())[..., None] * np.array([0, 1.0, 0])
     u, v, z = camera.project(p)
     x = ((u + 1) * PROBE / 2).clip(0, PROBE - 1).astype(int) + drop.margin
     y = ((1 - v) * PROBE / 2).clip(0, PROBE - 1).astype(int) + drop.margin
     inside = (np.abs(u) < 0.97) & (np.abs(v) < 0.97) & (z > 0.1)
-    clear = z < z_seen[y * drop.n + x]
+    clear = z < drop.z.numpy()[y * drop.n + x]
     return (inside & clear).sum(-1), (inside & ~clear).sum(-1)
 
 

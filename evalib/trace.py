@@ -7,7 +7,8 @@ broadcast, not gathered per ray. Pixels see only + - * / sqrt, comparisons and e
 same bits come out whatever else is in the batch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ NOTHING = (0x7F800000 << 32) | 0xFFFFFFFF  # key of a ray that meets nothing: in
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 
-@dataclass(frozen=True)
-class Camera:
+class Camera(NamedTuple):
     """A pinhole at `eye` (3,) m; `axes` (3, 3): right, up, forward; `tan` of half its angle."""
 
     eye: np.ndarray
@@ -33,14 +33,11 @@ class Camera:
     def aim(eye: tuple, yaw: float, pitch: float, roll: float, tan: float) -> "Camera":
         """Look along +z turned by `yaw` to the right, `pitch` down, and rolled; radians."""
         cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
-        forward = np.array([sy * cp, -sp, cy * cp])
         right, up = np.array([cy, 0.0, -sy]), np.array([sy * sp, cp, cy * sp])
+        forward = np.array([sy * cp, -sp, cy * cp])
         cr, sr = np.cos(roll), np.sin(roll)
-        return Camera(
-            np.array(eye, float),
-            np.stack([cr * right + sr * up, cr * up - sr * right, forward]),
-            tan,
-        )
+        axes = np.stack([cr * right + sr * up, cr * up - sr * right, forward])
+        return Camera(np.array(eye, float), axes, tan)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points (..., 3) m -> u, v in -1..1 across the picture (v up) and z along the axis, m."""
@@ -50,8 +47,7 @@ class Camera:
         return p[..., 0] / safe, p[..., 1] / safe, z
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """n parts: `kind` (n,), `centre` and `half` sizes (n, 3) m, `turn` (n, 3, 3), `paint` (n, 10).
 
     `turn` takes the part's axes to the world's. Paint: colour a, colour b (linear RGB), texture,
@@ -63,23 +59,6 @@ class Parts:
     half: np.ndarray
     turn: np.ndarray
     paint: np.ndarray
-
-    def placed(
-        self, yaw: np.ndarray, at: np.ndarray, scale: np.ndarray, mirror: np.ndarray
-    ) -> "Parts":
-        """Each part mirrored in x where asked, scaled, turned about y and shifted; all (n, ...)."""
-        c, s, flip = np.cos(yaw), np.sin(yaw), np.where(mirror, -1.0, 1.0)
-        turn = np.zeros((len(c), 3, 3))
-        turn[:, 0, 0], turn[:, 0, 2], turn[:, 1, 1], turn[:, 2, 0], turn[:, 2, 2] = c, s, 1, -s, c
-        hand = np.stack([flip, np.ones_like(c), np.ones_like(c)], 1)
-        centre = (turn @ (self.centre * hand * scale[:, None])[:, :, None])[..., 0] + at
-        own = turn @ (hand[:, :, None] * self.turn * hand[:, None, :])
-        return Parts(self.kind, centre, self.half * scale[:, None], own, self.paint)
-
-    @staticmethod
-    def join(parts: list["Parts"]) -> "Parts":
-        fields = ("kind", "centre", "half", "turn", "paint")
-        return Parts(*(np.concatenate([getattr(p, f) for p in parts]) for f in fields))
 
 
 def about_y(angle: float) -> np.ndarray:
@@ -103,67 +82,57 @@ class View:
         basis = camera.axes * np.array([[camera.tan], [camera.tan], [1.0]])
         direction = (inward @ basis.T).transpose(0, 2, 1).reshape(-1, 9)
         normal = (parts.turn / parts.half[:, None, :]).reshape(-1, 9)
-        flat = inward.reshape(-1, 9)
-        table = [eye, direction, normal, parts.half, parts.paint, flat, offset]
+        table = [eye, direction, normal, parts.half, parts.paint, inward.reshape(-1, 9), offset]
+        corners = (_CORNERS * parts.half[:, None]) @ parts.turn.swapaxes(1, 2)
+        u, v, z = camera.project(corners + parts.centre[:, None])
+        bounds = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
+        bounds[z.min(1) <= NEAR_M] = (-9, 9, -9, 9)  # reaches the eye: the whole picture
+        bounds[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
         reach = np.where(parts.kind == BALL, parts.half.max(1), np.linalg.norm(parts.half, axis=1))
 
         def send(x: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(x.T, np.float32)).to(device)
 
-        self.table, self.bounds = send(np.concatenate(table, 1)), send(_bounds(parts, camera))
+        self.table, self.bounds = send(np.concatenate(table, 1)), send(bounds.clip(-9, 9))
         self.centre, self.radius = send(parts.centre), send(reach)
         self.kind = torch.from_numpy(parts.kind.astype(np.int64)).to(device)
         self.camera = camera
 
 
-def _bounds(parts: Parts, camera: Camera) -> np.ndarray:
-    """(n, 4) u0, u1, v0, v1 around each part; the whole picture if it reaches the eye."""
-    corners = (_CORNERS * parts.half[:, None]) @ parts.turn.swapaxes(1, 2) + parts.centre[:, None]
-    u, v, z = camera.project(corners)
-    box = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
-    box[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
-    box[(z.min(1) <= NEAR_M) & (z.max(1) > NEAR_M)] = (-9, 9, -9, 9)
-    return box.clip(-9, 9)
+def dot(a: Sequence, b: Sequence) -> Tensor:
+    """Scalar product of vectors given as three tensors each."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def span(kind: int, o: list[Tensor], d: list[Tensor]) -> tuple[Tensor, Tensor]:
+def span(kind: int, o: Sequence[Tensor], d: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Where rays o + t d enter and leave a unit part: near, far; a miss has not near < far.
 
     o, d: three tensors each that broadcast; local coordinates in half sizes. NaN counts as a miss.
     """
-    if kind == BOX:
-        near, far = _slab(o[0], d[0])
-        for i in (1, 2):
-            n, f = _slab(o[i], d[i])
-            near, far = torch.maximum(near, n), torch.minimum(far, f)
-        return near, far
-    axes = (0, 1, 2) if kind == BALL else (0, 2)
-    a = sum(d[i] * d[i] for i in axes)
-    b = sum(o[i] * d[i] for i in axes)
-    c = sum(o[i] * o[i] for i in axes) - 1
-    root = (b * b - a * c).clamp(min=0).sqrt()  # no root: near = far, a miss
-    near, far = (-b - root) / a, (root - b) / a
-    if kind == TUBE:
-        n, f = _slab(o[1], d[1])
+    ranges = []
+    for i in {BALL: (), BOX: (0, 1, 2), TUBE: (1,)}[kind]:  # between two planes
+        inverse = 1 / d[i]
+        middle, half = -o[i] * inverse, inverse.abs()
+        ranges.append((middle - half, middle + half))
+    if kind != BOX:
+        axes = (0, 1, 2) if kind == BALL else (0, 2)
+        a = sum(d[i] * d[i] for i in axes)
+        b = sum(o[i] * d[i] for i in axes)
+        c = sum(o[i] * o[i] for i in axes) - 1
+        root = (b * b - a * c).clamp(min=0).sqrt()  # no root: near = far, a miss
+        ranges.append(((-b - root) / a, (root - b) / a))
+    near, far = ranges[0]
+    for n, f in ranges[1:]:
         near, far = torch.maximum(near, n), torch.minimum(far, f)
     return near, far
 
 
-def _slab(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    inverse = 1 / d
-    middle, half = -o * inverse, inverse.abs()
-    return middle - half, middle + half
-
-
-def tiles(x0: Tensor, x1: Tensor, y0: Tensor, y1: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cover boxes of pixels (k,) int64, ends included, by tiles: which box, left, top (tiles,)."""
-    wide = ((x1 - x0) // TILE + 1).clamp(min=0) * (x1 >= x0)
-    count = wide * ((y1 - y0) // TILE + 1).clamp(min=0)
-    which = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    nth = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which]
-    row = nth // wide[which]
-    left = (x0[which] + TILE * (nth - row * wide[which])).clamp(max=n - TILE)
-    return which, left, (y0[which] + TILE * row).clamp(max=n - TILE)
+def by_kind(kinds: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A kind and where it stands in `kinds` (n,), at most CHUNK of them at a time."""
+    for kind in (BALL, BOX, TUBE):
+        for some in (kinds == kind).nonzero()[:, 0].split(CHUNK):
+            if len(some):
+                yield kind, some
 
 
 def raster(view: View, owner: Tensor, offset: Tensor, n: int, across: int, buffer: Tensor) -> None:
@@ -177,27 +146,33 @@ def raster(view: View, owner: Tensor, offset: Tensor, n: int, across: int, buffe
     """
     shift, step = offset[owner].T, 2.0 / across
     u0, u1, v0, v1 = view.bounds
-    x0 = ((u0 + 1) / step - 0.5).floor().long() - shift[0]
-    x1 = ((u1 + 1) / step - 0.5).ceil().long() - shift[0]
-    y0 = ((1 - v1) / step - 0.5).floor().long() - shift[1]
-    y1 = ((1 - v0) / step - 0.5).ceil().long() - shift[1]
-    which, left, top = tiles(x0.clamp(0), x1.clamp(max=n - 1), y0.clamp(0), y1.clamp(max=n - 1), n)
+    x0 = (((u0 + 1) / step - 0.5).floor().long() - shift[0]).clamp(min=0)
+    x1 = (((u1 + 1) / step - 0.5).ceil().long() - shift[0]).clamp(max=n - 1)
+    y0 = (((1 - v1) / step - 0.5).floor().long() - shift[1]).clamp(min=0)
+    y1 = (((1 - v0) / step - 0.5).ceil().long() - shift[1]).clamp(max=n - 1)
+    # cover the bounds by tiles: of which part each is, its left and top ray
+    wide = ((x1 - x0) // TILE + 1).clamp(min=0) * (x1 >= x0)
+    count = wide * ((y1 - y0) // TILE + 1).clamp(min=0)
+    which = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    nth = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which]
+    row = nth // wide[which]
+    left = (x0[which] + TILE * (nth - row * wide[which])).clamp(max=n - TILE)
+    top = (y0[which] + TILE * row).clamp(max=n - TILE)
     start = (owner[which] * n + top) * n + left
     left, top = left + shift[0, which], top + shift[1, which]
     side = torch.arange(TILE, device=buffer.device)[:, None]
     inside = (side * n + side.T).view(-1, 1)
-    for kind in (BALL, BOX, TUBE):
-        for some in (view.kind[which] == kind).nonzero()[:, 0].split(CHUNK):
-            part = which[some]
-            row = view.table[:12].index_select(1, part)
-            u, v = grid(left[some] + side, across), -grid(top[some] + side, across)  # (8, T)
-            d = [row[3 + i] * u[None] + (row[6 + i] * v + row[9 + i])[:, None] for i in range(3)]
-            near, far = span(kind, list(row[:3]), d)
-            hit = ((near < far) & (near > NEAR_M)).view(-1).nonzero()[:, 0]
-            pixel = (start[some] + inside).view(-1).index_select(0, hit)
-            z = near.view(-1).index_select(0, hit).view(torch.int32).long()
-            key = (z << 32) | part.index_select(0, hit % len(part))
-            buffer.scatter_reduce_(0, pixel, key, "amin")
+    for kind, some in by_kind(view.kind[which]):
+        part = which[some]
+        row = view.table[:12].index_select(1, part)
+        u, v = grid(left[some] + side, across), -grid(top[some] + side, across)  # (8, T)
+        d = [row[3 + i] * u[None] + (row[6 + i] * v + row[9 + i])[:, None] for i in range(3)]
+        near, far = span(kind, row[:3], d)
+        hit = ((near < far) & (near > NEAR_M)).view(-1).nonzero()[:, 0]
+        pixel = (start[some] + inside).view(-1).index_select(0, hit)
+        z = near.view(-1).index_select(0, hit).view(torch.int32).long()
+        key = (z << 32) | part.index_select(0, hit % len(part))
+        buffer.scatter_reduce_(0, pixel, key, "amin")
 
 
 def grid(index: Tensor, across: int) -> Tensor:
@@ -206,7 +181,7 @@ def grid(index: Tensor, across: int) -> Tensor:
 
 
 def opacity(
-    view: View, kind: int, some: Tensor, light: Tensor, soft: float, point: list[Tensor]
+    view: View, kind: int, some: Tensor, light: Tensor, soft: float, point: Sequence[Tensor]
 ) -> Tensor:
     """How much of a light each part hides from points: 0 nothing .. 1 all.
 
@@ -217,8 +192,8 @@ def opacity(
     Source: the chord inside a convex part, over the width of the light's cone, is near enough.
     """
     row = view.table[34:].index_select(1, some)
-    lamp = [sum(row[3 * i + j] * light[j] for j in range(3)) + row[9 + i] for i in range(3)]
-    o = [sum(row[3 * i + j] * point[j] for j in range(3)) + row[9 + i] for i in range(3)]
+    lamp = [dot(row[3 * i : 3 * i + 3], light) + row[9 + i] for i in range(3)]
+    o = [dot(row[3 * i : 3 * i + 3], point) + row[9 + i] for i in range(3)]
     d = [lamp[i] - o[i] for i in range(3)]
     near, far = span(kind, o, d)
     near, far = near.clamp(min=5e-4), far.clamp(max=1.0)  # t counts in ways from point to light

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from evalib import objects, photo, places, rooms, staging
-from evalib.backdrop import backdrop, chance
-from evalib.objects import Sketch, paint
+from evalib.backdrop import backdrop
+from evalib.sketch import Sketch, chance, paint
 from evalib.trace import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
 
 # two rooms, a yard and a street, twelve samples of each
