@@ -1,4 +1,7 @@
-"""What a run computes, as plain values: written to every checkpoint, compared on every resume."""
+"""What a run computes, as plain values: written to every checkpoint, compared on every resume.
+
+The precision is not among them: it follows from the machine, and a run may change machines.
+"""
 
 from dataclasses import dataclass
 
@@ -66,3 +69,13 @@ class Config:
             if step < 0:
                 return size
         return self.sizes[-1][0]
+
+
+def precision(device: torch.device) -> str:
+    """bf16 from compute capability 8, fp16 below (a T4 claims bf16 but emulates it), fp32 on CPU.
+
+    Source: pytorch PR #148322 on `is_bf16_supported`.
+    """
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"

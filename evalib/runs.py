@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.utils import save_image
 
 from evalib import checkpoint, unet
 
@@ -89,6 +91,20 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_picture(
+    run_dir: Path, step: int, batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor
+) -> None:
+    """bg, fg_bg, mask, mask_pred, depth, depth_pred of the first six samples, a row each, as PNG.
+
+    Input: images (B, 3, H, W) and maps (B, 1, H, W) in 0..1.
+    """
+    maps = [m.expand(-1, 3, -1, -1) for m in (batch["mask"], mask_pred, batch["depth"], depth_pred)]
+    grid = torch.stack([batch["bg"], batch["fg_bg"], *maps], 1)[:6]  # (6, 6, 3, H, W)
+    (run_dir / "pictures").mkdir(exist_ok=True)
+    path = run_dir / "pictures" / f"step-{step:07d}.png"
+    save_image(grid.flatten(0, 1).clamp(0, 1), path, nrow=grid.shape[1], pad_value=1)
 
 
 def write_json(path: Path, value: dict) -> None:

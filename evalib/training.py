@@ -21,22 +21,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
 from evalib import checkpoint, metrics, packs, runs, schedules, timing, unet
-from evalib.config import OPTIMIZERS, Config
+from evalib.config import OPTIMIZERS, Config, precision
 from evalib.losses import Loss
-
-
-def precision(device: torch.device) -> str:
-    """bf16 from compute capability 8, fp16 below (a T4 claims bf16 but emulates it), fp32 on CPU.
-
-    Source: pytorch PR #148322 on `is_bf16_supported`.
-    """
-    if device.type != "cuda":
-        return "no"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def train(
@@ -228,23 +217,13 @@ class Training:
         mask = row[f"{first}_iou"] if self.config.mask_loss else 0.0
         depth = row[f"{first}_depth_rmse"] if self.config.depth_loss else 0.0
         row["score"] = mask - depth
-        self._picture(predictor, self.valid[list(self.valid)[-1]])
+        batch = next(iter(self.valid[list(self.valid)[-1]].in_order()))
+        runs.write_picture(self.run_dir, self.step, batch, *predictor(batch))
         if row["score"] > max(self._scores(), default=-math.inf):
             best = {"model": self.ema.module.state_dict(), "step": self.step}
             best |= {"config": asdict(self.config), "score": row["score"]}
             self._write(best, kind="best", keep=1)
         return row
-
-    def _picture(self, predictor, batches: packs.Batches) -> None:
-        """bg, fg_bg, mask, predicted mask, depth, predicted depth of the first samples, as PNG."""
-        batch = {k: v[:6] for k, v in next(iter(batches.in_order())).items()}
-        mask_pred, depth_pred = predictor(batch)
-        maps = (batch["mask"], mask_pred, batch["depth"], depth_pred)
-        columns = [batch["bg"], batch["fg_bg"], *(m.expand(-1, 3, -1, -1) for m in maps)]
-        folder = self.run_dir / "pictures"
-        folder.mkdir(exist_ok=True)
-        grid = torch.stack(columns, 1).flatten(0, 1).clamp(0, 1)
-        save_image(grid, folder / f"step-{self.step:07d}.png", nrow=len(columns), pad_value=1)
 
     def save(self) -> None:
         """Write a checkpoint of this moment.
