@@ -17,9 +17,10 @@ from evalib.draws import integers, noise, uniform
 
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
 CPU_CHUNK = 3 << 19  # numbers of one image kind at a time: in cache, 2.6 times as fast at 224 px
+STRIDE = 16  # pixels: sizes that the network need not pad
 REASONS = {  # transform: why photographs may differ so
     "flip": "a mirrored room is a room: twice the views for nothing",
-    "crop": "things stand anywhere: 7/8 of each side (a multiple of 8) is kept, not resized",
+    "crop": "things stand anywhere: 7/8 of each side (a multiple of 16) is kept, not resized",
     "shadow": "something outside the picture darkens the second shot: dark is not new (p = .3)",
     "colour_matrix": "other walls, lamps, sensors: shape must count, not hue (both shots alike)",
     "exposure": "the camera measures the light anew for each shot",
@@ -141,8 +142,14 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _window(keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, int, int]:
-    """Top and left (B,) of each crop, and the height and width of all."""
-    rows, columns = (max(8, side * 7 // 8 // 8 * 8) for side in (height, width))
+    """Top and left (B,) of each crop, and the height and width of all.
+
+    A multiple of the network's stride: it pads other sizes, and an edge that is padded in every
+    step of training is answered by noise when it is not (seen in the first run of notebook 04).
+    """
+    rows, columns = (
+        max(min(side, STRIDE), side * 7 // 8 // STRIDE * STRIDE) for side in (height, width)
+    )
     top = integers(keys, "crop/top", height - rows + 1)[:, 0]
     return top, integers(keys, "crop/left", width - columns + 1)[:, 0], rows, columns
 
