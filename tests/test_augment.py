@@ -114,7 +114,7 @@ def test_a_sample_comes_out_the_same_for_any_number_of_torch_threads(pack):
 @pytest.mark.parametrize("recipe", augment.RECIPES)
 def test_images_stay_in_range_and_masks_stay_0_and_1(pack, recipe):
     batch = augmented(recipe, pack, np.arange(40))
-    size = 24 if "crop" in augment.RECIPES[recipe] else SIZE
+    size = 16 if "crop" in augment.RECIPES[recipe] else SIZE
     for name in ("bg", "fg_bg", "mask", "depth", "bg_depth"):
         assert batch[name].shape == (40, 3 if "bg" in name[-2:] else 1, size, size)
         assert batch[name].min() >= 0 and batch[name].max() <= 1
@@ -125,7 +125,7 @@ def test_images_stay_in_range_and_masks_stay_0_and_1(pack, recipe):
 @pytest.mark.parametrize("recipe", [name for name in augment.RECIPES if name != "none"])
 def test_every_image_of_a_sample_moves_together(recipe):
     """The same coordinates go in five times, and come out alike, but for colour."""
-    grid = torch.arange(SIZE * SIZE).view(1, 1, SIZE, SIZE).expand(12, 1, -1, -1) / SIZE**2
+    grid = torch.arange(64 * 64).view(1, 1, 64, 64).expand(12, 1, -1, -1) / 64**2
     batch = {name: grid.clone() for name in augment.MAPS}
     batch |= {name: grid.expand(-1, 3, -1, -1).clone() for name in augment.SHOTS}
     out = augment.apply(recipe, batch, keys=draws.sample_keys(0, 0, IDS))
@@ -147,14 +147,14 @@ def test_flip_and_crop_are_what_a_loop_does(pack):
     rows = np.arange(12)
     keys = draws.sample_keys(0, 0, pack.index["id"][rows])
     flipped = draws.integers(keys, "flip", 2)[:, 0].tolist()
-    tops = draws.integers(keys, "crop/top", SIZE - 24 + 1)[:, 0].tolist()
-    lefts = draws.integers(keys, "crop/left", SIZE - 24 + 1)[:, 0].tolist()
+    tops = draws.integers(keys, "crop/top", SIZE - 16 + 1)[:, 0].tolist()
+    lefts = draws.integers(keys, "crop/left", SIZE - 16 + 1)[:, 0].tolist()
     out = augmented("flip+crop", pack, rows)
     assert len(set(tops)) > 3 and set(flipped) == {0, 1}
     for row, flip, top, left in zip(rows, flipped, tops, lefts, strict=True):
         for name in ("fg_bg", "depth"):
-            x = pack.images[name][row][:, :: -1 if flip else 1][top : top + 24, left : left + 24]
-            x = torch.from_numpy(x.copy()).view(24, 24, -1).permute(2, 0, 1) / 255
+            x = pack.images[name][row][:, :: -1 if flip else 1][top : top + 16, left : left + 16]
+            x = torch.from_numpy(x.copy()).view(16, 16, -1).permute(2, 0, 1) / 255
             assert torch.equal(out[name][row], x)
 
 
