@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from torch import nn
+
 from evalib import metrics, packs, photos, runs, seeds, training, unet
 
 OUTPUT = Path("output")
@@ -20,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"evalib: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # training handles its own; this is rendering, which goes on later
+        return 130
     return 0
 
 
@@ -88,6 +92,10 @@ def build(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
     n_train = len(packs.split(pack)["train"])
+    if not n_train:
+        raise ValueError(
+            f"the tier {args.tier} has no training samples; take mid-1000 or full-400k"
+        )
     steps = 1000 if args.steps is None else args.steps
     if args.epochs is not None:
         steps = round(args.epochs * max(1, n_train // args.batch_size))
@@ -109,8 +117,15 @@ def train(args: argparse.Namespace) -> None:
     print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {args.run}")
 
 
+def _model(args: argparse.Namespace) -> nn.Module:
+    """The network that was named, or that of the last run; either is told."""
+    path = args.run or args.weights or runs.newest(OUTPUT)
+    print(f"network: {path}", file=sys.stderr)
+    return runs.load(path)
+
+
 def evaluate(args: argparse.Namespace) -> None:
-    model = runs.load(args.run or args.weights or runs.newest(OUTPUT))
+    model = _model(args)
     pack = packs.build("evaluation", args.size, limit=args.limit, root=args.packs)
     table = metrics.by_subset({"network": unet.predictor(model)}, pack)
     print(metrics.format_table(table))
@@ -119,7 +134,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    model = runs.load(args.run or args.weights or runs.newest(OUTPUT))
+    model = _model(args)
     bg, img = photos.load_photo(args.bg), photos.load_photo(args.img)
     for path in photos.write_prediction(args.out, *photos.predict_pair(model, bg, img)):
         print(path)

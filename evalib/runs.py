@@ -43,7 +43,10 @@ def load(path: Path | str) -> nn.Module:
     if path.is_dir():
         found = checkpoint.newest([path], kind="best") or checkpoint.newest([path])
     elif path.is_file():
-        found = path, checkpoint.load(path)
+        try:
+            found = path, checkpoint.load(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     if not found:
         raise FileNotFoundError(
             f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
