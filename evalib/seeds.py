@@ -22,7 +22,7 @@ RECIPES: dict[str, dict] = {
         "mask_loss": "dice",
         "depth_loss": "l1",
         "optimizer": "adam",
-        "lr": 1e-3,  # .01 made this network diverge here; the document does not name the optimizer
+        "lr": 1e-3,  # not tuned; the document names .01, but no optimizer
         "schedule": "step",
         "augment": "none",
     },
