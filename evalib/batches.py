@@ -72,10 +72,7 @@ class Batches:
         return self.prepare(self.gather(step, size))
 
     def gather(self, step: int, size: int | None = None) -> dict[str, Tensor]:
-        """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and their `key` (B,).
-
-        One process of several takes `{k: v[rank::world]}` of it, and so the union stays the same.
-        """
+        """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
         epoch, i = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
         pack = self._pack(size)
@@ -94,7 +91,7 @@ class Batches:
         """All rows once, as given, the rest batch too, without augmentation: for evaluation."""
         for start in range(0, len(self.rows), self.batch_size):
             rows = self.rows[start : start + self.batch_size]
-            yield floats(self._pack(size).gather(rows), self.device)
+            yield self._pack(size).batch(rows, self.device)
 
     def _pack(self, size: int | None) -> "Pack":
         size = next(iter(self.packs)) if size is None else size

@@ -29,7 +29,7 @@ from evalib.batches import Batches, floats
 from evalib.manifest import SUBSETS
 from evalib.samples import index_of, sample_ids, subset_of
 
-__all__ = ["Batches", "Pack", "build", "floats", "sample_ids", "split"]
+__all__ = ["Batches", "Pack", "build", "index_of", "split", "subset_of"]
 
 VERSION = 1  # of the layout and of what rooms renders: raise it when either changes
 IDENTITY = ("version", "tier", "size", "seed", "shapes")  # with the index: the fingerprint

@@ -7,7 +7,6 @@ and `save_state` do not resume exactly, so they are not used.
 """
 
 import contextlib
-import json
 import math
 import signal
 import threading
@@ -74,8 +73,8 @@ class Training:
         if missing:
             raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
         cpu = device == "cpu" or not torch.cuda.is_available()
-        self.device = torch.device("cpu" if cpu else "cuda")
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision(self.device))
+        device = torch.device("cpu" if cpu else "cuda")
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision(device))
         if self.accelerator.num_processes > 1:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.config, self.run_dir, self.drive = config, run_dir, drive
@@ -198,7 +197,6 @@ class Training:
                 pack,
                 rows[name][: self.config.n_valid],
                 batch_size=self.config.batch_size,
-                augment="none",
                 device=self.accelerator.device,
             )
             for name in names
@@ -290,8 +288,7 @@ class Training:
         print(f"Going on from step {self.step} of {self.config.n_steps} ({path.name}).")
 
     def _refuse_other(self, state: dict, path: Path) -> None:
-        theirs, ours = state["config"], json.loads(json.dumps(asdict(self.config)))
-        theirs = json.loads(json.dumps(theirs))
+        theirs, ours = state["config"], asdict(self.config)
         differ = [k for k in ours if theirs.get(k) != ours[k]]
         if state["data"] != self.data:
             differ.append("data (the packs)")

@@ -32,6 +32,9 @@ class FakePack:
         raw = {name: torch.from_numpy(x[rows].copy()) for name, x in self.images.items()}
         return raw | {"row": torch.tensor(rows.copy())}
 
+    def batch(self, rows, device="cpu"):
+        return floats(self.gather(rows), device)
+
 
 @pytest.fixture(scope="module")
 def pack():
