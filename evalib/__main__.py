@@ -2,13 +2,12 @@
 
 import argparse
 import importlib.util
-import re
 import sys
 from pathlib import Path
 
 from torch import nn
 
-from evalib import metrics, packs, photos, runs, seeds, training, unet
+from evalib import config, metrics, packs, photos, runs, samples, seeds, timing, training, unet
 
 OUTPUT = Path("output")
 BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
@@ -42,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
 
     p = add("train", train, "train; run again with the same folders, it goes on")
     p.add_argument("tier")
-    p.add_argument("--recipe", default="small", help=f"one of {', '.join(seeds.RECIPES)}")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--recipe", default="small", help=f"one of {', '.join(seeds.RECIPES)}")
+    what.add_argument(
+        "--config", type=Path, help="config.json of a run, for all that follows from it"
+    )
     p.add_argument("--run", type=Path, required=True, help="folder of the run, on the local disk")
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
     length = p.add_mutually_exclusive_group()
@@ -51,8 +54,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--checkpoint-every", type=duration, default="10min", metavar="TIME")
-    p.add_argument("--time-budget", type=duration, metavar="TIME", help="save and stop after this")
+    p.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
+    p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
+    p.add_argument("--time-budget", metavar="TIME", help="save and stop after this; or: colab")
+    p.add_argument("--take-over", action="store_true", help="although another session trains it")
 
     p = add("evaluate", evaluate, "score a trained network per subset, beside the baseline")
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
@@ -76,45 +81,44 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def duration(text: str) -> float:
-    """Seconds of '45s', '10min' or '1.5h'."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a time such as 45s, 10min or 1.5h")
-    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
-
-
 def build(args: argparse.Namespace) -> None:
     pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
     print(f"{len(pack)} samples of {pack.size} px in {pack.path}")
 
 
 def train(args: argparse.Namespace) -> None:
-    pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
-    n_train = len(packs.split(pack)["train"])
-    if not n_train:
-        raise ValueError(
-            f"the tier {args.tier} has no training samples; take mid-1000 or full-400k"
-        )
+    what, every_s = _config(args), timing.seconds(args.checkpoint_every)
+    budget_s = args.time_budget and timing.seconds(args.time_budget)
+    sizes = dict.fromkeys(size for size, _ in what.sizes)
+    data = {s: packs.build(args.tier, s, limit=args.limit, root=args.packs) for s in sizes}
+    size = next(iter(sizes))
+    run = training.train(
+        what,
+        data,
+        args.run,
+        valid=packs.build("evaluation", size, limit=4 * what.n_valid, root=args.packs),
+        drive_dir=args.drive,
+        workers=args.workers,
+        checkpoint_every=every_s,
+        time_budget=budget_s,
+        take_over=args.take_over,
+    )
+    print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {args.run}")
+
+
+def _config(args: argparse.Namespace) -> config.Config:
+    if args.config:
+        return config.read(args.config)
     steps = 1000 if args.steps is None else args.steps
     if args.epochs is not None:
-        steps = round(args.epochs * max(1, n_train // args.batch_size))
-    config = training.Config(
+        subsets = packs.subset_of(packs.index_of(samples.sample_ids(args.tier, args.limit)))
+        steps = round(args.epochs * max(1, (subsets == 0).sum() // args.batch_size))
+    return config.Config(
         **seeds.recipe(args.recipe),
         sizes=((args.size, steps),),
         batch_size=args.batch_size,
         seed=args.seed,
     )
-    run = training.train(
-        config,
-        {args.size: pack},
-        args.run,
-        valid=packs.build("evaluation", args.size, limit=4 * config.n_valid, root=args.packs),
-        drive=args.drive,
-        checkpoint_every_s=args.checkpoint_every,
-        time_budget_s=args.time_budget,
-    )
-    print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {args.run}")
 
 
 def _model(args: argparse.Namespace) -> nn.Module:

@@ -4,7 +4,8 @@ One fancy index for a whole batch, then one transfer, then augmentation on the d
 than zip, PIL and worker processes, and there is no state of a loader to store or to restore.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,6 @@ class Batches:
         batch_size: more than there are rows means all rows.
         augment:    a name in `augment.RECIPES`.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
-        workers:    threads of the per-sample way; what comes out does not depend on their number.
     Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
     """
 
@@ -56,7 +56,6 @@ class Batches:
         augment: str = "none",
         way: str = "batch",
         device: torch.device | str = "cpu",
-        workers: int = 0,
     ) -> None:
         self.packs = packs if isinstance(packs, dict) else {packs.size: packs}
         self.rows = np.asarray(rows, dtype=np.int64)
@@ -64,8 +63,7 @@ class Batches:
         self._check(batch_size, way)
         self.batch_size = min(batch_size, len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch_size
-        self.seed, self.recipe, self.way = seed, augment, way
-        self.device, self.workers = device, workers
+        self.seed, self.recipe, self.way, self.device = seed, augment, way, device
         self._shuffled: tuple[int, np.ndarray] | None = None  # kept, as an epoch has many steps
 
     def __call__(self, step: int, size: int | None = None) -> dict[str, Tensor]:
@@ -79,6 +77,27 @@ class Batches:
         raw = pack.gather(rows)
         raw["key"] = draws.sample_keys(self.seed, epoch, pack.index["id"][rows])
         return self._sample_by_sample(raw) if self.way == "albumentations" else raw
+
+    def ahead(
+        self, steps: Iterable[tuple[int, int]], workers: int = 0
+    ) -> Iterator[dict[str, Tensor]]:
+        """What `gather` gives for each (step, size), prepared ahead by `workers` threads.
+
+        The same for any number of threads: each step is gathered whole, from its number alone.
+        """
+        if not workers:
+            yield from (self.gather(*step) for step in steps)
+            return
+        pool, waiting = ThreadPoolExecutor(workers), deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(self.gather, *step))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # the session may end before the steps do
+            pool.shutdown(cancel_futures=True)
 
     def prepare(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """What `gather` gave, on the device, as float, augmented."""
@@ -107,20 +126,13 @@ class Batches:
         return kept[1]
 
     def _sample_by_sample(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        transform = recipes.albumentations(self.recipe)  # holds a draw: each thread has its own
         names = [name for name, x in raw.items() if x.dtype == torch.uint8]
         samples = [
-            {name: raw[name][i].numpy() for name in names} | {"key": int(key)}
+            transform({name: raw[name][i].numpy() for name in names}, int(key))
             for i, key in enumerate(raw["key"])
         ]
-        n = max(1, min(self.workers, len(samples)))
-        with ThreadPoolExecutor(n) as pool:
-            shares = list(pool.map(self._share, [samples[k::n] for k in range(n)]))
-        done = [shares[i % n][i // n] for i in range(len(samples))]
-        return raw | {n: torch.from_numpy(np.stack([sample[n] for sample in done])) for n in names}
-
-    def _share(self, samples: list[dict]) -> list[dict[str, np.ndarray]]:
-        transform = recipes.albumentations(self.recipe)
-        return [transform(sample, sample["key"]) for sample in samples]
+        return raw | {n: torch.from_numpy(np.stack([s[n] for s in samples])) for n in names}
 
     def _check(self, batch_size: int, way: str) -> None:
         if way not in WAYS:

@@ -7,43 +7,81 @@ died while writing cannot fool the next one. Older files are removed after the n
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import re
+import shutil
+import time
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 FORMAT = 1  # raised when older code could no longer read what we write
 SESSION = uuid.uuid4().hex[:8]  # one life of a process; keeps two machines' names apart
 NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{10})-[0-9a-f]{8}-(?P<sha>[0-9a-f]{16})\.pt")
+KEEP = {"step": 2, "best": 1}  # a torn newest file must have one to fall back on
+SETTLE_S = 1800.0  # Drive has been seen half an hour behind what it showed to the machine
+RETRY_S = (1.0, 3.0, 10.0)  # pauses before reading again from a Drive that did not answer
+
+T = TypeVar("T")
 
 
-def save(folder: Path, state: dict, *, kind: str = "step", keep: int = 2) -> Path:
+class NewerFormat(ValueError):
+    """Sound, but of a later evalib: to go on from an older file would throw its progress away."""
+
+
+def save(folder: Path, state: dict, *, kind: str = "step", keep: int | None = None) -> Path:
     """Write `state` to `folder` so that a kill at any moment leaves the older files whole.
 
     Input:
         state: tensors and plain Python values, with an integer `step`.
         kind:  "step" for resuming, "best" for the best weights so far.
-        keep:  how many files of this kind stay; 1 would leave nothing to fall back on.
+        keep:  how many files of this kind stay (2 and 1).
     Returns: the path of the new file.
     Raises:
         ValueError: `keep` < 2 for "step".
         OSError:    the disk is full or gone; the older checkpoints are untouched.
     """
-    if kind == "step" and keep < 2:
-        raise ValueError(f"keep={keep}: at least 2 checkpoints are kept, so that one can be torn")
+    return write(folder, *serialise(state, kind), keep=keep)
+
+
+def serialise(state: dict, kind: str = "step") -> tuple[str, bytes]:
+    """The name and the bytes of a checkpoint; `write` takes them to any number of folders."""
     buffer = io.BytesIO()
     torch.save({**state, "format": FORMAT}, buffer)
     data = buffer.getvalue()
-    sha = hashlib.sha256(data).hexdigest()[:16]
-    path = Path(folder) / f"{kind}-{state['step']:010d}-{SESSION}-{sha}.pt"
-    _write(path, data)
-    prune(path, keep=keep)
+    return f"{kind}-{state['step']:010d}-{SESSION}-{_sha(data)}.pt", data
+
+
+def write(
+    folder: Path, name: str, data: bytes, *, keep: int | None = None, settle_s: float = 0.0
+) -> Path:
+    """Bring a serialised checkpoint to `folder`, read it back, and only then prune there.
+
+    settle_s: how long files must have stood before older ones are removed for them (on Drive).
+    Raises: OSError: no room, or the folder does not answer, or it gives back other bytes.
+    """
+    kind = NAME.fullmatch(name)["kind"]
+    keep = KEEP[kind] if keep is None else keep
+    if keep < KEEP[kind]:
+        raise ValueError(f"keep={keep}: at least 2 checkpoints are kept, so that one can be torn")
+    path = Path(folder) / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, data)
+        if path.read_bytes() != data:
+            raise OSError(errno.EIO, "it reads back differently from what was written")
+    except OSError as error:
+        need, why = len(data) / 2**20, error.strerror or error
+        text = f"could not write a checkpoint of {need:.1f} MiB to {folder}: {why}"
+        raise OSError(error.errno, text) from error
+    prune(path, keep=keep, settle_s=settle_s)
     return path
 
 
@@ -51,14 +89,23 @@ def newest(folders: Iterable[Path], *, kind: str = "step") -> tuple[Path, dict] 
     """Load the newest checkpoint of `folders` whose bytes match its name; None if there is none.
 
     Whatever had to be passed over (torn, foreign, from newer code) is named in a warning.
-    Raises: OSError: a folder does not answer (Drive went offline); mount it again.
+    Raises:
+        NewerFormat: the newest was written by a later evalib.
+        OSError:     a folder does not answer, or none of its checkpoints can be read: Drive went
+                     offline. That is not "empty", and no reason to begin anew.
     Only tensors and plain values are read (`weights_only=True`): a checkpoint is input, not code.
     """
-    for path in _candidates(folders, kind):
+    unread = None
+    for path in retried(lambda: _candidates(folders, kind)):
         try:
-            return path, load(path)
+            return path, retried(lambda path=path: load(path))
+        except NewerFormat as error:
+            raise NewerFormat(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
+            unread = error if isinstance(error, OSError) else unread
             warnings.warn(f"Passed over {path}: {error}. Trying the one before.", stacklevel=2)
+    if unread:
+        raise unread
     return None
 
 
@@ -66,12 +113,12 @@ def load(path: Path) -> dict:
     """Read one checkpoint and check it against its name.
 
     Raises:
-        ValueError: the bytes do not match the name, or newer code wrote it.
+        ValueError: the bytes do not match the name, or newer code wrote it (NewerFormat).
         OSError:    the file cannot be read.
     """
     data = Path(path).read_bytes()
     name = NAME.fullmatch(Path(path).name)
-    if name and hashlib.sha256(data).hexdigest()[:16] != name["sha"]:
+    if name and _sha(data) != name["sha"]:
         raise ValueError(f"its {len(data)} bytes do not match its name: half written or changed")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -80,53 +127,65 @@ def load(path: Path) -> dict:
     if not isinstance(state, dict) or "model" not in state:
         raise ValueError("it holds no `model`; it was not written by evalib")
     if state.get("format", 0) > FORMAT:
-        raise ValueError(f"format {state['format']} is newer than this evalib reads ({FORMAT})")
+        raise NewerFormat(
+            f"format {state['format']} is newer than this evalib reads ({FORMAT}); update evalib"
+        )
     return state
 
 
-def copy(path: Path, folder: Path, *, keep: int = 2) -> Path:
-    """Copy a finished checkpoint to `folder` (Drive), read it back, and only then prune there.
-
-    Raises: OSError if Drive fails or returns other bytes; the local file is untouched.
-    """
-    name = NAME.fullmatch(path.name)
-    if not name:
-        raise ValueError(f"{path.name} is not a checkpoint's name; only checkpoints are copied")
-    target = Path(folder) / path.name
-    data = path.read_bytes()
-    _write(target, data)
-    if target.read_bytes() != data:
-        raise OSError(f"{target} read back differently from what was written")
-    prune(target, keep=keep if name["kind"] == "step" else 1, truncate=True)
-    return target
-
-
-def prune(path: Path, *, keep: int, truncate: bool = False) -> None:
+def prune(path: Path, *, keep: int, settle_s: float = 0.0) -> None:
     """Remove what is older than `path`, a file known to be sound, but for the `keep` - 1 newest.
 
     What claims to be newer is left alone: it may be torn, so it must not push sound files out.
+    Nor does a file that has stood for less than `settle_s`: Drive may show it to this machine and
+    not have it yet. Emptied before they are deleted: what lies in Drive's Trash costs quota.
     """
     with contextlib.suppress(OSError):  # an untidy folder is no reason to stop
+        now = time.time()
         files = _candidates([path.parent], NAME.fullmatch(path.name)["kind"])
-        for old in files[files.index(path) + keep :]:
-            _remove(old, truncate=truncate)
+        standing = 0
+        for file in files[files.index(path) :]:
+            if standing >= keep:
+                file.write_bytes(b"")
+                file.unlink()
+            elif not settle_s or now - file.stat().st_mtime > settle_s:
+                standing += 1
+        for file in path.parent.glob(".tmp-*"):  # of a session that was killed while writing
+            if SESSION not in file.name and now - file.stat().st_mtime > SETTLE_S:
+                file.unlink()
+
+
+def retried(action: Callable[[], T]) -> T:
+    """The result of `action`, tried again after each pause of RETRY_S if it raises OSError."""
+    for pause in RETRY_S:
+        try:
+            return action()
+        except OSError:
+            time.sleep(pause)
+    return action()
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < len(data):
+        raise OSError(errno.ENOSPC, f"only {free / 2**20:.1f} MiB are free; make room there")
     temporary = path.with_name(f".tmp-{SESSION}-{path.name}")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        need = len(data) / 2**20
-        raise OSError(
-            error.errno, f"could not write {need:.1f} MiB to {path.parent}: {error.strerror}"
-        ) from error
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # not every file system lets a folder be flushed
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _candidates(folders: Iterable[Path], kind: str) -> list[Path]:
@@ -136,16 +195,16 @@ def _candidates(folders: Iterable[Path], kind: str) -> list[Path]:
     """
     found = []
     for folder in map(Path, folders):
-        for path in folder.iterdir() if folder.exists() else ():
+        try:
+            paths = list(folder.iterdir())
+        except FileNotFoundError:  # the one error that does mean "empty"
+            continue
+        for path in paths:
             name = NAME.fullmatch(path.name)
             if name and name["kind"] == kind:
-                found.append((int(name["step"]), path.stat().st_mtime, path))
-    return [path for *_, path in sorted(found, key=lambda item: item[:2], reverse=True)]
+                found.append((int(name["step"]), path))
+    return [path for _, path in sorted(found, key=lambda item: item[0], reverse=True)]
 
 
-def _remove(path: Path, *, truncate: bool = False) -> None:
-    """Delete; on Drive empty the file first, because what lies in its Trash still costs quota."""
-    with contextlib.suppress(OSError):
-        if truncate:
-            path.write_bytes(b"")
-        path.unlink()
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -13,7 +13,7 @@ import torch
 from evalib import timing
 
 T = TypeVar("T")
-DRIVE = Path("/content/drive/MyDrive/evalib")
+DRIVE = Path(os.environ.get("EVALIB_DRIVE", "/content/drive/MyDrive/evalib"))
 
 
 def on_colab() -> bool:
@@ -42,10 +42,14 @@ def home() -> Path:
     return root / size()
 
 
-def folders(run: str) -> tuple[Path, Path | None]:
-    """The folder of a run on the local disk, and its twin on Drive (None where there is none)."""
-    drive = DRIVE / size() / run if DRIVE.parent.is_dir() else None
-    return home() / "runs" / run, drive
+def drive() -> Path:
+    """Folder that outlives the session: on Drive where it is mounted, else beside the packs."""
+    return DRIVE / size() if DRIVE.parent.is_dir() else home() / "drive"
+
+
+def folders(run: str) -> tuple[Path, Path]:
+    """The folder of a run on the local disk, and the one that its checkpoints are copied to."""
+    return home() / "runs" / run, drive() / run
 
 
 def setup() -> None:
@@ -53,8 +57,8 @@ def setup() -> None:
     free = shutil.disk_usage(home().parents[1]).free / 2**30
     print(timing.machine())
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    drive = "mounted" if folders("")[1] else "none"
-    print(f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; Drive: {drive}")
+    mounted = "mounted" if DRIVE.parent.is_dir() else "none"
+    print(f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; Drive: {mounted}")
     print(
         {
             "gpu": "Size: gpu, the full series.",

@@ -3,11 +3,13 @@
 The precision is not among them: it follows from the machine, and a run may change machines.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from evalib import augment, schedules, unet
+from evalib import augment, batches, schedules, unet
 from evalib.losses import Loss
 
 OPTIMIZERS = {
@@ -32,6 +34,7 @@ class Config:
     sizes: tuple[tuple[int, int], ...] = ((64, 1000),)  # (pixels, steps), small before large
     batch_size: int = 64
     augment: str = "full"
+    way: str = "batch"  # of augmenting: whole batches on the device, or albumentations by sample
     ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
     seed: int = 0
     log_every: int = 25  # steps
@@ -55,6 +58,8 @@ class Config:
         Loss(self.mask_loss, self.depth_loss)
         augment.transforms(self.augment)
         schedules.factor(self.schedule, 0, self.n_steps)
+        if self.way not in batches.WAYS:
+            raise ValueError(f"way {self.way!r}: choose one of {', '.join(batches.WAYS)}")
         if self.network not in unet.NETWORKS:
             raise ValueError(f"network {self.network!r}: choose one of {', '.join(unet.NETWORKS)}")
 
@@ -69,6 +74,14 @@ class Config:
             if step < 0:
                 return size
         return self.sizes[-1][0]
+
+
+def read(path: Path | str) -> Config:
+    """The config of a JSON file, such as a run's config.json. Raises ValueError, OSError."""
+    try:
+        return Config(**json.loads(Path(path).read_text()))
+    except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no config: {error}") from error
 
 
 def precision(device: torch.device) -> str:

@@ -1,14 +1,14 @@
 """The folder of a run: what training writes there, and how to read it again.
 
-config.json, env.txt, metrics.csv (every logged row), pictures/ (a few samples at each evaluation),
-tensorboard/, and checkpoints. The rows come from the checkpoint's history, so that no number of
-resumes can repeat or lose one.
+config.json, sessions.csv (when and where each began), metrics.csv (every logged row), pictures/ (a
+few samples at each evaluation), tensorboard/, and checkpoints. The rows come from the checkpoint's
+history, so that no number of resumes can repeat or lose one.
 """
 
+import contextlib
 import csv
 import json
-import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,26 +65,35 @@ def load(path: Path | str) -> nn.Module:
 
 
 def newest(*roots: Path, name: str = "*") -> Path:
-    """The run folder called `name` (a pattern), anywhere below `roots`, that saved last.
+    """The run folder called `name` (a pattern) that saved last, anywhere below the first of `roots`
+    that has one.
 
     Raises: FileNotFoundError: there is none.
     """
-    files = [path for root in roots for path in Path(root).rglob(f"{name}/*-*.pt")]
-    if not files:
-        places = ", ".join(map(str, roots))
-        raise FileNotFoundError(f"no run {name} in {places}: run notebook 04, or evalib train")
-    return max(files, key=lambda path: path.stat().st_mtime).parent
+    for root in roots:
+        if files := list(Path(root).rglob(f"{name}/*-*.pt")):
+            return max(files, key=lambda path: path.stat().st_mtime).parent
+    places = ", ".join(map(str, roots))
+    raise FileNotFoundError(f"no run {name} in {places}: run notebook 04, or evalib train")
 
 
 def read_history(run_dir: Path | str) -> dict[str, np.ndarray]:
     """metrics.csv as columns; numbers as float, NaN where a row has none."""
-    path = Path(run_dir) / "metrics.csv"
+    rows = _read_csv(Path(run_dir) / "metrics.csv")
+    names = rows[0] if rows else ()
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def read_sessions(run_dir: Path | str) -> list[dict[str, str]]:
+    """The sessions that brought the run here: first_step, began, machine of each."""
+    return _read_csv(Path(run_dir) / "sessions.csv")
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: nothing was trained in {path.parent} yet")
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0] if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+        return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -114,46 +123,20 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-class Uploads:
-    """Copies checkpoints to Drive in a thread. An error there never ends training: the local
-    file stays, and the next checkpoint is copied anew."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder, self.pending = folder, []
-        self.pool = ThreadPoolExecutor(1)
-
-    def add(self, path: Path | None) -> None:
-        self._report(wait=False)
-        if self.folder and path:
-            self.pending.append(self.pool.submit(self._copy, path))
-
-    def finish(self) -> None:
-        self.pool.shutdown(wait=True)
-        self._report(wait=True)
-
-    def _copy(self, path: Path) -> None:
-        if path.exists():  # else a newer one has already replaced it, and is next in the queue
-            checkpoint.copy(path, self.folder)
-
-    def _report(self, wait: bool) -> None:
-        finished: list[Future] = [f for f in self.pending if wait or f.done()]
-        self.pending = [f for f in self.pending if f not in finished]
-        for future in finished:
-            if error := future.exception():
-                warnings.warn(f"Drive: {error}. The local copy is kept.", stacklevel=3)
-
-
-def tensorboard(run_dir: Path, step: int, history: list[dict]):
-    """A writer that goes on at `step`: later events of a lost session are purged, and on a new
-    machine the history is written again, so that no step is missing or there twice."""
+@contextlib.contextmanager
+def tensorboard(run_dir: Path, history: list[dict]) -> Iterator:
+    """A writer of events, which begin anew from the history: what a killed session left half
+    written, or had not written yet, does not matter. `purge_step` tells a TensorBoard that is
+    already open."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, needed here only
 
     folder = run_dir / "tensorboard"
-    is_new = not any(folder.glob("events*"))
-    writer = SummaryWriter(str(folder), purge_step=step + 1)
-    for row in history if is_new else ():
-        log_row(writer, row)
-    return writer
+    for path in folder.glob("events*"):
+        path.unlink()
+    with SummaryWriter(str(folder), purge_step=0) as writer:
+        for row in history:
+            log_row(writer, row)
+        yield writer
 
 
 def log_row(writer, row: dict) -> None:

@@ -101,17 +101,21 @@ def heat(masks: np.ndarray, title: str) -> Figure:
     return _done(figure)
 
 
-def curves(history: dict[str, np.ndarray], groups: dict[str, Sequence[str]], title: str) -> Figure:
-    """Columns of a run's history over the step, a panel per group; dotted lines begin a session."""
+def curves(
+    history: dict[str, np.ndarray],
+    groups: dict[str, Sequence[str]],
+    title: str,
+    begins: Sequence[int] = (),
+) -> Figure:
+    """Columns of a run's history over the step, a panel per group; a dotted line at each step of
+    `begins`, where a session began."""
     figure, panels = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3), squeeze=False)
-    sessions = history["session"]
-    begins = [k for k in range(1, len(sessions)) if sessions[k] != sessions[k - 1]]
     for axes, (y_label, names) in zip(panels[0], groups.items(), strict=True):
         for name in names:
             there = np.isfinite(history[name])
             axes.plot(history["step"][there], history[name][there], label=name, lw=1.4)
-        for k in begins:
-            axes.axvline(history["step"][k - 1], color="gray", ls=":", lw=1)
+        for step in begins:
+            axes.axvline(step, color="gray", ls=":", lw=1)
         axes.set(xlabel="step", ylabel=y_label)
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title)

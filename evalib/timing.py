@@ -7,12 +7,31 @@ device stood still for it, which is what it costs.
 
 import os
 import platform
+import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+STARTED = time.monotonic()  # in a notebook: when the setup cell ran
+COLAB_S = 11.5 * 3600  # "at most 12 hours" in Colab's FAQ, and time to save
+
+
+def seconds(text: str | float) -> float:
+    """Seconds of "45s", "10min", "1.5h" or a number; "colab" is what is left of Colab's 12 hours.
+
+    Raises: ValueError: anything else.
+    """
+    if isinstance(text, (int, float)):
+        return float(text)
+    if text == "colab":
+        return COLAB_S - (time.monotonic() - STARTED)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text)
+    if not match:
+        raise ValueError(f"{text!r} is no time; give one such as 45s, 10min, 1.5h, or colab")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
 class Timer:
@@ -62,6 +81,10 @@ def _event() -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
 
 
 def machine() -> str:

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -265,13 +267,22 @@ def test_albumentations_full_keeps_masks_and_geometry(pack):
     assert one["bg"].shape == other["bg"].shape
 
 
+@pytest.mark.parametrize("way", ["batch", "albumentations"])
 @pytest.mark.parametrize("recipe", ["flip+crop", "full"])
-def test_results_do_not_depend_on_the_number_of_workers(pack, recipe):
-    none, two, five = (
-        Batches(pack, np.arange(40), batch_size=9, augment=recipe, way="albumentations", workers=n)
-        for n in (0, 2, 5)
-    )
-    assert equal(none(6), two(6)) and equal(none(6), five(6))
+def test_results_do_not_depend_on_the_number_of_workers(pack, recipe, way):
+    batches = Batches(pack, np.arange(40), batch_size=9, augment=recipe, way=way)
+    steps = [(step, None) for step in range(2, 11)]  # over the end of two epochs
+    expected = [batches.prepare(raw) for raw in batches.ahead(steps)]
+    for workers in (1, 2, 5):
+        found = [batches.prepare(raw) for raw in batches.ahead(steps, workers)]
+        assert len(found) == 9 and all(map(equal, found, expected))
+
+
+def test_batches_prepared_ahead_are_dropped_when_a_session_ends(pack):
+    batches = Batches(pack, np.arange(40), batch_size=9).ahead(((k, None) for k in range(10**9)), 2)
+    next(batches)
+    batches.close()
+    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
 
 
 @pytest.mark.parametrize("way", ["batch", "albumentations"])

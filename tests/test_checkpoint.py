@@ -62,8 +62,9 @@ def test_a_checkpoint_from_newer_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = checkpoint.save(tmp_path, state(1))
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
-    with pytest.raises(ValueError, match="newer than this evalib"):
-        checkpoint.load(path)
+    for read in (lambda: checkpoint.load(path), lambda: checkpoint.newest([tmp_path])):
+        with pytest.raises(checkpoint.NewerFormat, match="newer than this evalib.*update evalib"):
+            read()
 
 
 def test_a_failing_disk_keeps_the_previous_checkpoint_and_names_the_folder(tmp_path, monkeypatch):
@@ -81,8 +82,9 @@ def test_a_failing_disk_keeps_the_previous_checkpoint_and_names_the_folder(tmp_p
 
 def test_the_copy_on_drive_is_enough_to_resume_from(tmp_path):
     for step in (1, 2, 3):
-        path = checkpoint.save(tmp_path / "local", state(step))
-        checkpoint.copy(path, tmp_path / "drive")
+        name, data = checkpoint.serialise(state(step))
+        checkpoint.write(tmp_path / "local", name, data)
+        checkpoint.write(tmp_path / "drive", name, data)
     assert checkpoint.newest([tmp_path / "gone", tmp_path / "drive"])[1]["step"] == 3
     assert len(list((tmp_path / "drive").iterdir())) == 2
 
@@ -91,11 +93,45 @@ def test_torn_files_that_claim_to_be_newer_do_not_push_sound_ones_out(tmp_path):
     checkpoint.save(tmp_path, state(90))
     for step in (100, 110):
         (tmp_path / f"step-{step:010d}-00000000-{'0' * 16}.pt").write_bytes(b"")
-    path = checkpoint.save(tmp_path, state(95))
-    checkpoint.copy(path, tmp_path)
+    checkpoint.save(tmp_path, state(95))
     with pytest.warns(UserWarning, match="do not match"):
         assert checkpoint.newest([tmp_path])[1]["step"] == 95
     assert len(list(tmp_path.glob("step-*0000009?-*.pt"))) == 2
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1))
+    free = checkpoint.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr("builtins.open", None)
+    with pytest.raises(OSError, match=rf"0\.0 MiB to {tmp_path}: only 0\.0 MiB are free"):
+        checkpoint.save(tmp_path, state(2))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 1000, 100_000, 1_000_000])
+def test_a_disk_that_ends_in_mid_write_leaves_the_checkpoint_before(tmp_path, limit):
+    """In a process whose files may have `limit` bytes: the kernel cuts the write, as when full."""
+    checkpoint.save(tmp_path, state(1))
+    code = (
+        "import resource, signal, torch; from pathlib import Path; from evalib import checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "big = {'step': 2, 'model': {'w': torch.zeros(300_000)}}\n"
+        f"checkpoint.save(Path({str(tmp_path)!r}), big)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"could not write a checkpoint of 1.1 MiB to {tmp_path}: " in done.stderr
+    assert len(list(tmp_path.iterdir())) == 1  # nothing half written stays
+    assert checkpoint.newest([tmp_path])[1]["step"] == 1
+
+
+def test_what_a_killed_session_left_half_written_is_removed_later(tmp_path):
+    old, new = (tmp_path / f".tmp-{name}-step-x.pt" for name in ("00000000", "11111111"))
+    old.write_bytes(b"x")
+    new.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    checkpoint.save(tmp_path, state(1))
+    assert not old.exists() and new.exists()
 
 
 def test_fewer_than_two_checkpoints_cannot_be_kept(tmp_path):

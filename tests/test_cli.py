@@ -59,6 +59,14 @@ def test_evaluate_prints_network_and_baseline_for_every_subset(trained, capsys):
         assert len(list(csv.DictReader(file))) == 8
 
 
+def test_the_config_of_a_run_trains_another_alike(trained, tmp_path, capsys):
+    line = command("train", trained).replace("--size 32 ", "").replace(" --steps 2", "")
+    line = line.replace("/run", "/twin").replace("/drive", "/twin-drive")
+    assert cli.main([*line.split(), "--config", str(trained / "run" / "config.json")]) == 0
+    ours, theirs = (cli.runs.load(trained / name).state_dict() for name in ("run", "twin"))
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
 def test_predict_writes_three_pictures_at_the_size_of_the_photo(trained, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("bg", "img"):
@@ -82,6 +90,8 @@ def test_predict_writes_three_pictures_at_the_size_of_the_photo(trained, tmp_pat
         ("train playground-24 --size 32 --run {0}/r --recipe best --packs {0}", "is unknown"),
         ("evaluate --run {0}/nothing", "Train first"),
         ("predict {0}/a.jpg {0}/b.jpg --out {0}/o --run {0}/nothing", "Train first"),
+        ("train playground-24 --run {0}/r --time-budget 50", "45s, 10min, 1.5h"),
+        ("train playground-24 --run {0}/r --config {0}/none.json", "none.json"),
         ("bench speed", "no benchmark 'speed'"),
     ],
 )
@@ -89,17 +99,6 @@ def test_a_users_mistake_is_one_sentence_and_status_2(tmp_path, capsys, line, me
     assert cli.main(line.format(tmp_path).split()) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
-
-
-@pytest.mark.parametrize(("text", "s"), [("45s", 45), ("10min", 600), ("1.5h", 5400)])
-def test_times_are_read_with_their_unit(text, s):
-    assert cli.duration(text) == s
-
-
-def test_a_time_without_a_unit_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "playground-24", "--run", "x", "--time-budget", "50"])
-    assert "45s, 10min or 1.5h" in capsys.readouterr().err
 
 
 def test_steps_and_epochs_contradict(capsys):

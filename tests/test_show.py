@@ -25,7 +25,7 @@ def pixels(figure):
 
 def test_every_figure_draws_something(batch):
     preds = metrics.baseline(batch)
-    history = {"step": np.arange(1, 5.0), "session": np.array([1, 1, 2, 2.0])}
+    history = {"step": np.arange(1, 5.0)}
     history["loss"] = np.array([4, 3, np.nan, 1.0])
     figures = [
         show.samples(batch, 2),
@@ -35,7 +35,7 @@ def test_every_figure_draws_something(batch):
         show.row(batch, *preds),
         show.histograms({"a": np.arange(5)}, "x", "t"),
         show.heat(batch["mask"][:, 0].numpy(), "t"),
-        show.curves(history, {"loss": ["loss"]}, "t"),
+        show.curves(history, {"loss": ["loss"]}, "t", begins=[2]),
         show.range_test({"adam": (np.array([1e-3, 1e-2]), np.array([1.0, 2.0]))}, 1e-3),
         show.ranking({"a": [0.5, 0.6], "b": [0.4]}, "IoU", "t"),
         show.time_shares({"forward": 2.0, "data": 1.0}, "t"),
@@ -92,7 +92,7 @@ def test_the_three_sizes_never_share_a_folder(monkeypatch):
     assert colab.size() == expected == colab.home().name
 
 
-def test_without_colab_there_is_no_drive(capsys):
-    assert not colab.on_colab() and colab.folders("run")[1] is None
+def test_without_colab_a_folder_beside_the_runs_plays_drive(capsys):
+    assert not colab.on_colab() and colab.folders("run")[1] == colab.home() / "drive" / "run"
     colab.setup()
     assert "Drive: none" in capsys.readouterr().out

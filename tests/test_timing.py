@@ -20,6 +20,25 @@ def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
     assert timer.seconds == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "s"), [("45s", 45), ("10min", 600), ("1.5h", 5400), (2, 2), (0.5, 0.5)]
+)
+def test_times_are_read_with_their_unit(text, s):
+    assert timing.seconds(text) == s
+
+
+@pytest.mark.parametrize("text", ["50", "min", "-5s", "1 h", "1d", ""])
+def test_a_time_without_a_unit_is_refused(text):
+    with pytest.raises(ValueError, match="45s, 10min, 1.5h, or colab"):
+        timing.seconds(text)
+
+
+def test_colabs_budget_counts_from_the_setup_cell(monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(timing, "STARTED", now - 3600)
+    assert timing.seconds("colab") == pytest.approx(10.5 * 3600, abs=5)
+
+
 def test_a_block_lasts_as_long_as_its_code():
     timer = timing.Timer()
     with timer("sleep"):

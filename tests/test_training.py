@@ -1,6 +1,9 @@
 import csv
 import json
+import os
+import random
 
+import bench_resume
 import numpy as np
 import pytest
 import torch
@@ -16,21 +19,21 @@ def train(config, pack, folder, **options):
 
 def stop_after(monkeypatch, n_steps):
     """Let the next session end after `n_steps`, as an interrupt would."""
-    step = training.Training._train_step
+    step = training.Learner.train_step
     count = iter(range(10**6))
 
-    def counted(self, lr=None):
+    def counted(self, batches, lr=None):
         if next(count) + 1 == n_steps:
             training.signal.raise_signal(training.signal.SIGINT)
-        return step(self, lr)
+        return step(self, batches, lr)
 
-    monkeypatch.setattr(training.Training, "_train_step", counted)
+    monkeypatch.setattr(training.Learner, "train_step", counted)
 
 
 def rows_without_times(folder):
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
-    return [{k: v for k, v in r.items() if not k.endswith("_s") and k != "session"} for r in rows]
+    return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in rows]
 
 
 @pytest.mark.parametrize("n_steps", [3, 4])  # between two logged rows, and on one
@@ -55,17 +58,17 @@ def test_a_machine_with_an_empty_disk_goes_on_from_drive(playground, tmp_path, m
     config = training.Config(**TINY)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        train(config, playground, tmp_path / "lost", drive=tmp_path / "drive")
-    run = train(config, playground, tmp_path / "new", drive=tmp_path / "drive")
+        train(config, playground, tmp_path / "lost", drive_dir=tmp_path / "drive")
+    run = train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
     assert run.done and [row["step"] for row in run.history] == [2, 4, 6, 8]
-    assert {row["session"] for row in run.history} == {1, 2}
+    assert [s["first_step"] for s in runs.read_sessions(tmp_path / "new")] == ["0", "5"]
     assert runs.load(tmp_path / "drive")  # the best weights are on Drive too
 
 
 def test_a_finished_run_comes_back_from_drive_with_its_weights(playground, tmp_path):
     config = training.Config(**TINY)
-    done = train(config, playground, tmp_path / "lost", drive=tmp_path / "drive")
-    again = train(config, playground, tmp_path / "new", drive=tmp_path / "drive")
+    done = train(config, playground, tmp_path / "lost", drive_dir=tmp_path / "drive")
+    again = train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
     assert again.done and again.step == 8
     theirs = runs.load(tmp_path / "new").state_dict()
     ours = runs.load(done.folder).state_dict()
@@ -89,33 +92,24 @@ def test_a_drive_that_does_not_answer_is_not_an_empty_one(playground, tmp_path, 
         raise OSError(107, "Transport endpoint is not connected")
 
     config = training.Config(**TINY)
-    train(config, playground, tmp_path / "lost", drive=tmp_path / "drive")
+    train(config, playground, tmp_path / "lost", drive_dir=tmp_path / "drive")
     monkeypatch.setattr(checkpoint.Path, "iterdir", offline)
+    monkeypatch.setattr(checkpoint, "RETRY_S", (0,))
     with pytest.raises(OSError, match="not connected"):
-        train(config, playground, tmp_path / "new", drive=tmp_path / "drive")
+        train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
 
 
 def test_a_full_disk_is_told_and_training_goes_on(playground, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "_write", full)
     with pytest.warns(UserWarning, match="free some space"):
         assert train(training.Config(**TINY), playground, tmp_path).done
 
 
-def test_a_failing_drive_does_not_end_training(playground, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise OSError(107, "Transport endpoint is not connected")
-
-    monkeypatch.setattr(checkpoint, "copy", fail)
-    with pytest.warns(UserWarning, match="local copy is kept"):
-        run = train(training.Config(**TINY), playground, tmp_path / "run", drive=tmp_path / "drive")
-    assert run.done
-
-
 def test_a_time_budget_saves_and_returns(playground, tmp_path):
-    run = train(training.Config(**TINY), playground, tmp_path, time_budget_s=1e-9)
+    run = train(training.Config(**TINY), playground, tmp_path, time_budget=1e-9)
     assert not run.done and run.step == checkpoint.newest([tmp_path])[1]["step"] == 1
 
 
@@ -126,11 +120,95 @@ def test_another_config_is_refused_by_name(playground, tmp_path, change):
         train(training.Config(**TINY | change), playground, tmp_path)
 
 
+def cut(state):
+    """The same state with the first of its tensors one number short."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return state | {name: value[:-1].clone()}
+        if isinstance(value, dict) and (shorter := cut(value)) is not value:
+            return state | {name: shorter}
+    return state
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_other_parameter_shapes_are_refused(playground, tmp_path, part):
+    train(training.Config(**TINY), playground, tmp_path)
+    _, state = checkpoint.newest([tmp_path])
+    checkpoint.save(tmp_path, state | {part: cut(state[part]), "step": 9})
+    with pytest.raises(ValueError, match="step-0000000009.*does not fit the network 'small'"):
+        train(training.Config(**TINY), playground, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": {}},
+        {"optimizer": 3},
+        {"history": [3]},
+        {"history": "x"},
+        {"window": {"n": "x"}},
+        {"scaler": None, "ema": None},
+        {"config": None},
+        {"config": 3},
+        {"data": None},
+        {"sessions": 3},
+    ],
+)
+def test_a_state_of_another_kind_is_refused_with_a_sentence(playground, tmp_path, change):
+    train(training.Config(**TINY), playground, tmp_path)
+    _, state = checkpoint.newest([tmp_path])
+    checkpoint.save(tmp_path, state | {"step": 9} | change)
+    with pytest.raises(ValueError, match="step-0000000009"):
+        train(training.Config(**TINY), playground, tmp_path)
+
+
+def test_a_checkpoint_whose_name_is_right_but_carries_code_is_passed_over(playground, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    config = training.Config(**TINY)
+    train(config, playground, tmp_path)
+    name, data = checkpoint.serialise({"step": 9, "model": Evil()})
+    checkpoint.write(tmp_path, name, data)
+    with pytest.warns(UserWarning, match="step-0000000009.*not a readable checkpoint"):
+        run = train(config, playground, tmp_path)
+    assert run.done and run.step == 8 and not (tmp_path / "ran").exists()
+
+
+def test_asked_twice_to_stop_it_stops_at_once(playground, tmp_path, monkeypatch):
+    def impatient(self, batches, lr=None):
+        for _ in range(2):
+            training.signal.raise_signal(training.signal.SIGINT)
+
+    monkeypatch.setattr(training.Learner, "train_step", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        train(training.Config(**TINY), playground, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(playground, tmp_path, workers):
+    config = training.Config(**TINY | {"way": "albumentations"})
+    ours, theirs = (
+        train(config, playground, tmp_path / str(n), workers=n).model.state_dict()
+        for n in (0, workers)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sessions_killed_at_any_moment_give_the_run_that_was_never_stopped(tmp_path):
+    """Three kills; `python -m evalib bench resume` makes a hundred."""
+    results = bench_resume.survive(tmp_path, kills=3, chance=random.Random(0))
+    assert sum(len(result["kills"]) for result in results) >= 3
+    for result in results:
+        assert all(result["same"].values()) and not result["torn"] and not result["none"], result
+
+
 def test_a_run_folder_tells_everything_about_the_run(playground, tmp_path):
     run = train(training.Config(**TINY), playground, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert training.Config(**config) == training.Config(**TINY)
-    assert "torch" in (tmp_path / "env.txt").read_text()
+    assert "torch" in runs.read_sessions(tmp_path)[0]["machine"]
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
     history = runs.read_history(tmp_path)
     assert np.isfinite(history["train_iou"]).sum() == 2 and np.isfinite(history["forward_s"]).all()
@@ -168,7 +246,7 @@ def test_early_stopping_ends_a_run_for_good(playground, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_advice(playground, tmp_path, monkeypatch):
     config = training.Config(**TINY | {"lr": 1e30, "clip": 1e30, "optimizer": "sgd"})
     with pytest.raises(FloatingPointError, match="Lower lr"):
-        train(config, playground, tmp_path, checkpoint_every_s=0)
+        train(config, playground, tmp_path, checkpoint_every=0)
     _, state = checkpoint.newest([tmp_path]) or (None, None)
     assert state is None or all(w.isfinite().all() for w in state["model"].values())
 

@@ -1,0 +1,262 @@
+"""Faults of Drive at every point of a save, and one writer a run."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import faults
+import pytest
+import torch
+
+from evalib import checkpoint, drive, training
+
+TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
+ERRNOS = {"io": 5, "full": 28, "offline": 107}
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """No pause is needed where no machine is waited for."""
+    monkeypatch.setattr(checkpoint, "RETRY_S", (0.001,))
+    monkeypatch.setattr(drive, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(drive, "PATIENCE_S", 0.2)
+
+
+def state(step):
+    return {"step": step, "model": {"weight": torch.full((300,), float(step))}, "history": []}
+
+
+def upload(folder, step):
+    """One session's upload; returns the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with drive.Uploads(folder) as uploads:
+            uploads.add(*checkpoint.serialise(state(step)))
+    return uploads, [str(item.message) for item in caught]
+
+
+def n_points(folder):
+    """How many operations one upload does on Drive, the third one in its folder."""
+    for step in (1, 2):
+        upload(folder, step)
+    mount = faults.Drive(folder)
+    with mount.mounted():
+        upload(folder, 3)
+    return mount.n
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("number", ERRNOS.values(), ids=ERRNOS)
+def test_an_error_at_any_point_of_an_upload_leaves_a_valid_checkpoint(tmp_path, number, lasting):
+    points = n_points(tmp_path / "counted")
+    assert points > 8
+    for at in range(1, points + 1):
+        folder = tmp_path / str(at)
+        for step in (1, 2):
+            upload(folder, step)
+        with faults.Drive(folder, faults.fail(number, at, lasting=lasting)).mounted():
+            uploads, messages = upload(folder, 3)
+        _, found = checkpoint.newest([folder])
+        assert found["step"] in (2, 3)
+        if uploads.safe_step == 3:
+            assert found["step"] == 3
+        else:
+            assert lasting and "only on this machine" in messages[-1]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
+def test_a_drive_that_loses_the_end_of_a_file_is_not_called_safe(tmp_path, share):
+    upload(tmp_path, 1)
+    mount = faults.Drive(tmp_path)
+    mount.lose = share
+    with mount.mounted():
+        uploads, messages = upload(tmp_path, 2)
+    assert uploads.safe_step == -1 and "reads back differently" in "".join(messages)
+    with pytest.warns(UserWarning, match="do not match its name"):
+        assert checkpoint.newest([tmp_path])[1]["step"] == 1
+    assert upload(tmp_path, 2)[0].safe_step == 2  # Drive recovered
+
+
+def test_training_does_not_wait_for_a_slow_drive(tmp_path):
+    done = threading.Event()
+    with (
+        faults.Drive(tmp_path, lambda *_: done.wait(10)).mounted(),
+        drive.Uploads(tmp_path) as uploads,
+    ):
+        begin = time.monotonic()
+        for step in range(5):
+            uploads.add(*checkpoint.serialise(state(step)))
+        assert time.monotonic() - begin < 5 and uploads.safe_step == -1
+        done.set()
+    assert uploads.safe_step == 4  # those that waited were overtaken by the newest
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_machine_that_disappears_loses_one_interval_and_drives_delay(tmp_path, monkeypatch, seed):
+    """Uploads arrive out of order and in part; 1800 s late at most, as has been seen."""
+    interval, delay = 600, checkpoint.SETTLE_S
+    mount = faults.Drive(tmp_path / "vm")
+    monkeypatch.setattr(checkpoint.time, "time", lambda: mount.clock)
+    with mount.mounted():
+        for step in range(1, 16):
+            mount.clock = step * interval
+            name, data = checkpoint.serialise(state(step))
+            checkpoint.write(tmp_path / "vm", name, data, settle_s=delay)
+    assert len(list((tmp_path / "vm").iterdir())) <= 3 + delay // interval
+    for vanished in range(interval, 15 * interval, 437):
+        cloud = tmp_path / f"cloud-{vanished}"
+        mount.cloud(cloud, vanished, delay, seed)
+        oldest = (vanished - delay) // interval  # the last one that must have arrived
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = checkpoint.newest([cloud])
+        if oldest >= 1:
+            assert found[1]["step"] >= oldest
+
+
+def test_a_run_on_a_drive_that_fails_now_and_then_is_the_same_run(playground, tmp_path):
+    config = training.Config(**TINY)
+    options = dict(device="cpu", progress=False, checkpoint_every=0)
+    straight = training.train(config, {32: playground}, tmp_path / "straight", **options)
+    options["drive_dir"] = tmp_path / "drive"
+    begun = faults.Drive(tmp_path / "drive", lambda n, what: n % 3 or faults.fail(5, n)(n, what))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with begun.mounted():
+            lost = training.train(
+                config, {32: playground}, tmp_path / "lost", time_budget=1e-9, **options
+            )
+    assert lost.step == 1
+    run = training.train(config, {32: playground}, tmp_path / "new", **options)
+    assert run.done
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[name]), name
+
+
+def test_what_drive_missed_is_copied_by_the_next_session(playground, tmp_path):
+    config, folder = training.Config(**TINY), tmp_path / "drive"
+    options = dict(device="cpu", progress=False, drive_dir=folder)
+    offline = faults.Drive(folder, lambda n, what: n < 9 or faults.fail(107, n)(n, what))
+    with warnings.catch_warnings(), offline.mounted():
+        warnings.simplefilter("ignore")
+        training.train(config, {32: playground}, tmp_path / "run", time_budget=1e-9, **options)
+    assert not checkpoint.newest([folder])
+    training.train(config, {32: playground}, tmp_path / "run", time_budget=1e-9, **options)
+    assert checkpoint.newest([folder])
+
+
+def test_reads_that_fail_are_no_reason_to_begin_anew(tmp_path):
+    upload(tmp_path, 1)
+
+    def unreadable(n, what):
+        if what == "open rb":
+            raise OSError(5, "Input/output error")
+
+    with (
+        faults.Drive(tmp_path, unreadable).mounted(),
+        pytest.raises(OSError, match="Input/output"),
+        pytest.warns(UserWarning, match="Passed over"),
+    ):
+        checkpoint.newest([tmp_path])
+
+
+def lease_of(folder, **changes):
+    """The lease of another machine in `folder`, renewed just now."""
+    other = {"session": "0" * 8, "host": "elsewhere", "pid": 1, "since": "2026-01-01 00:00:00 UTC"}
+    folder.mkdir(exist_ok=True)
+    path = folder / "lease.json"
+    path.write_text(json.dumps(other | {"renewed": time.time()} | changes))
+    return path
+
+
+@pytest.fixture
+def fast_leases(monkeypatch):
+    monkeypatch.setattr(drive, "RENEW_S", 0.05)
+    monkeypatch.setattr(drive, "STALE_S", 0.5)
+
+
+def test_a_second_machine_is_told_who_is_training(tmp_path, fast_leases, capsys):
+    path = lease_of(tmp_path)
+    renew = threading.Timer(0.2, lambda: lease_of(tmp_path, renewed=time.time() + 1))
+    renew.start()
+    with pytest.raises(ValueError, match="elsewhere, since 2026.*take_over=True"):
+        drive.Lease(tmp_path).__enter__()
+    renew.join()
+    assert "Waiting up to" in capsys.readouterr().out
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, fast_leases, capsys):
+    lease_of(tmp_path)
+    with drive.Lease(tmp_path) as lease:
+        assert json.loads(lease.path.read_text())["session"] == checkpoint.SESSION
+    assert lease.path.read_text() == "{}"
+
+
+@pytest.mark.parametrize("old", [{"renewed": 0}, {"renewed": "?"}, {"pid": "x"}])
+def test_an_old_or_broken_lease_is_waited_for_once_and_then_taken(tmp_path, fast_leases, old):
+    path = lease_of(tmp_path, **old)
+    os.utime(path, (0, 0))
+    with drive.Lease(tmp_path) as lease:
+        assert not lease.lost.is_set()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", "3"])
+def test_a_torn_lease_never_stops_a_run(tmp_path, fast_leases, text):
+    tmp_path.joinpath("lease.json").write_text(text)
+    with drive.Lease(tmp_path):
+        pass
+
+
+def test_a_session_killed_on_this_machine_is_not_waited_for(tmp_path, capsys):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    lease_of(tmp_path, host=drive._host(), pid=child.pid)
+    with drive.Lease(tmp_path):
+        assert "Waiting" not in capsys.readouterr().out
+
+
+def test_a_session_whose_run_was_taken_over_stops_and_says_so(
+    playground, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(drive, "RENEW_S", 0.01)
+    config = training.Config(**TINY | {"sizes": ((32, 100_000),)})
+    folder = tmp_path / "drive"
+    taken = threading.Timer(1.0, lambda: lease_of(folder))
+    taken.start()
+    run = training.train(
+        config, {32: playground}, tmp_path / "run", device="cpu", progress=False, drive_dir=folder
+    )
+    assert not run.done and "took this run over" in capsys.readouterr().out
+    assert json.loads((folder / "lease.json").read_text())["host"] == "elsewhere"
+
+
+def test_take_over_does_not_wait(tmp_path, capsys):
+    lease_of(tmp_path)
+    with drive.Lease(tmp_path, take_over=True):
+        assert "Waiting" not in capsys.readouterr().out
+
+
+def test_colabs_drive_is_where_the_folders_are(tmp_path):
+    """In a process of its own: `google.colab` there, Drive mounted, and a run beside it."""
+    code = (
+        "import os, sys; from google.colab import drive; drive.mount(sys.argv[1])\n"
+        "from evalib import colab; print(colab.on_colab(), colab.folders('run')[1])"
+    )
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(root), str(root / "tests" / "colab")])
+    drive_root = tmp_path / "drive"
+    environment = {"PYTHONPATH": paths, "EVALIB_DRIVE": str(drive_root / "MyDrive" / "evalib")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(drive_root)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"True {drive_root}/MyDrive/evalib/" in done.stdout
