@@ -91,12 +91,11 @@ def train(args: argparse.Namespace) -> None:
     budget_s = args.time_budget and timing.seconds(args.time_budget)
     sizes = dict.fromkeys(size for size, _ in what.sizes)
     data = {s: packs.build(args.tier, s, limit=args.limit, root=args.packs) for s in sizes}
-    size = next(iter(sizes))
     run = training.train(
         what,
         data,
         args.run,
-        valid=packs.build("evaluation", size, limit=4 * what.n_valid, root=args.packs),
+        valid=packs.build("evaluation", what.sizes[-1][0], root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,
         checkpoint_every=every_s,

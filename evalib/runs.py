@@ -23,14 +23,16 @@ from evalib import checkpoint, unet
 
 @dataclass
 class Run:
-    """What a session of training leaves: the averaged network, every logged row, and whether
-    the run is finished (`done`) or stopped for now (call `train` again to go on)."""
+    """What a session of training leaves: the averaged network, every logged row, whether the run is
+    finished (`done`) or stopped for now (call `train` again to go on), and the step up to which it
+    was read back from Drive whole (`safe_step`; -1: nothing was)."""
 
     folder: Path
     step: int
     model: nn.Module
     history: list[dict] = field(repr=False)
     done: bool
+    safe_step: int
 
 
 def load(path: Path | str) -> nn.Module:

@@ -117,6 +117,7 @@ class Session:
             learner.ema.module.eval(),
             learner.history,
             learner.finished(),
+            self.uploads.safe_step if self.uploads else -1,
         )
 
     def _resume(self) -> None:
@@ -146,12 +147,8 @@ class Session:
         last session could not reach it."""
         if path.parent != self.run_dir:
             checkpoint.write(self.run_dir, path.name, path.read_bytes())
-        elif self.uploads:
-            there = False
-            with contextlib.suppress(OSError):
-                there = (self.drive_dir / path.name).exists()
-            if not there:
-                self.uploads.add(path.name, path.read_bytes())
+        elif self.uploads:  # written there a second time if it was there: the same name and bytes
+            self.uploads.add(path.name, path.read_bytes())
 
     def _log(self, logger) -> float:
         """One row more in the history, files and TensorBoard; evaluate when it is time."""
