@@ -89,13 +89,15 @@ def build(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     what, every_s = _config(args), timing.seconds(args.checkpoint_every)
     budget_s = args.time_budget and timing.seconds(args.time_budget)
-    sizes = dict.fromkeys(size for size, _ in what.sizes)
-    data = {s: packs.build(args.tier, s, limit=args.limit, root=args.packs) for s in sizes}
+    data = {
+        size: packs.build(args.tier, size, limit=args.limit, root=args.packs)
+        for size in what.all_sizes
+    }
     run = training.train(
         what,
         data,
         args.run,
-        valid=packs.build("evaluation", what.sizes[-1][0], root=args.packs),
+        valid=packs.build("evaluation", what.all_sizes[-1], root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,
         checkpoint_every=every_s,

@@ -35,6 +35,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "flip+crop": ("flip", "crop"),
     "colour": ("colour_matrix", "exposure", "white_balance", "tone", "noise"),
     "full": tuple(REASONS),
+    "whole": tuple(name for name in REASONS if name != "crop"),  # how far shows in the whole view
 }
 
 

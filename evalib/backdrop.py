@@ -164,7 +164,7 @@ def probe(seed: int, bg: int) -> tuple[Backdrop, float]:
     return drop, key / max(mean, 1e-3)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def backdrop(seed: int, bg: int, size: int, device: str) -> Backdrop:
     """The place at two rays per pixel, ready to be drawn into."""
     coarse, exposure = probe(seed, bg)

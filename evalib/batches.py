@@ -40,7 +40,7 @@ class Batches:
     Input:
         packs:      a Pack, or {size: Pack} of the same samples: `batches(step, size)` takes one.
         rows:       rows to draw from; each epoch shuffles them anew and leaves out the rest batch.
-        batch_size: more than there are rows means all rows.
+        batch_size: of the smallest pictures; more than there are rows means all rows.
         augment:    a name in `augment.RECIPES`.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
     Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
@@ -72,11 +72,16 @@ class Batches:
     def gather(self, step: int, size: int | None = None) -> dict[str, Tensor]:
         """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        rows = self._order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
         pack = self._pack(size)
+        rows = self._order(epoch)[i * self.batch_size :][: self.size_of_batch(pack.size)]
         raw = pack.gather(rows)
         raw["key"] = draws.sample_keys(self.seed, epoch, pack.index["id"][rows])
         return self._sample_by_sample(raw) if self.way == "albumentations" else raw
+
+    def size_of_batch(self, size: int) -> int:
+        """Samples in a step: `batch_size` of the smallest pictures, of others as many as have the
+        same area, so that every step costs the same. The rest of their share waits an epoch."""
+        return max(1, round(self.batch_size * (min(self.packs) / size) ** 2))
 
     def ahead(
         self, steps: Iterable[tuple[int, int]], workers: int = 0

@@ -48,6 +48,7 @@ def save(folder: Path, state: dict, *, kind: str = "step", keep: int | None = No
         ValueError: `keep` < 2 for "step".
         OSError:    the disk is full or gone; the older checkpoints are untouched.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     return write(folder, *serialise(state, kind), keep=keep)
 
 
@@ -64,6 +65,8 @@ def write(
 ) -> Path:
     """Bring a serialised checkpoint to `folder`, read it back, and only then prune there.
 
+    A file that is there already, whole, is left alone. The folder is not created: where Drive was
+    unmounted, it would be one on the local disk.
     settle_s: how long files must have stood before older ones are removed for them (on Drive).
     Raises: OSError: no room, or the folder does not answer, or it gives back other bytes.
     """
@@ -73,10 +76,10 @@ def write(
         raise ValueError(f"keep={keep}: at least 2 checkpoints are kept, so that one can be torn")
     path = Path(folder) / name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, data)
-        if path.read_bytes() != data:
-            raise OSError(errno.EIO, "it reads back differently from what was written")
+        if not _sound(path):
+            _write(path, data)
+            if path.read_bytes() != data:
+                raise OSError(errno.EIO, "it reads back differently from what was written")
     except OSError as error:
         need, why = len(data) / 2**20, error.strerror or error
         text = f"could not write a checkpoint of {need:.1f} MiB to {folder}: {why}"
@@ -126,6 +129,8 @@ def load(path: Path) -> dict:
         raise ValueError(f"not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or "model" not in state:
         raise ValueError("it holds no `model`; it was not written by evalib")
+    if not isinstance(state.get("format", 0), int):
+        raise ValueError(f"its format {state['format']!r:.20} is no number; not written by evalib")
     if state.get("format", 0) > FORMAT:
         raise NewerFormat(
             f"format {state['format']} is newer than this evalib reads ({FORMAT}); update evalib"
@@ -136,20 +141,21 @@ def load(path: Path) -> dict:
 def prune(path: Path, *, keep: int, settle_s: float = 0.0) -> None:
     """Remove what is older than `path`, a file known to be sound, but for the `keep` - 1 newest.
 
-    What claims to be newer is left alone: it may be torn, so it must not push sound files out.
-    Nor does a file that has stood for less than `settle_s`: Drive may show it to this machine and
-    not have it yet. Emptied before they are deleted: what lies in Drive's Trash costs quota.
+    What claims to be newer is left alone: it may be torn. Torn files push no sound ones out, nor do
+    files that have stood for less than `settle_s`: Drive may show them to this machine and not have
+    them yet. Emptied before they are deleted: what lies in Drive's Trash costs quota.
     """
     with contextlib.suppress(OSError):  # an untidy folder is no reason to stop
         now = time.time()
         files = _candidates([path.parent], NAME.fullmatch(path.name)["kind"])
+        newer = files.index(path) if path in files else len(files)  # a listing may be stale
         standing = 0
-        for file in files[files.index(path) :]:
+        for file in files[newer:]:
             if standing >= keep:
                 file.write_bytes(b"")
                 file.unlink()
             elif not settle_s or now - file.stat().st_mtime > settle_s:
-                standing += 1
+                standing += _sound(file)
         for file in path.parent.glob(".tmp-*"):  # of a session that was killed while writing
             if SESSION not in file.name and now - file.stat().st_mtime > SETTLE_S:
                 file.unlink()
@@ -204,6 +210,13 @@ def _candidates(folders: Iterable[Path], kind: str) -> list[Path]:
             if name and name["kind"] == kind:
                 found.append((int(name["step"]), path))
     return [path for _, path in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def _sound(path: Path) -> bool:
+    """Whether a file with a checkpoint's name is there and holds what its name says."""
+    with contextlib.suppress(OSError):
+        return _sha(path.read_bytes()) == NAME.fullmatch(path.name)["sha"]
+    return False
 
 
 def _sha(data: bytes) -> str:

@@ -14,9 +14,10 @@ import time
 import warnings
 from pathlib import Path
 
-from evalib import checkpoint, timing
+from evalib import checkpoint
 
 RENEW_S, STALE_S = 60.0, 180.0  # a lease is renewed each minute, and void after three
+LATE_S = checkpoint.SETTLE_S  # a lease older than this is no late view of a live one
 PATIENCE_S = 60.0  # how long the end of a session waits for a Drive that fails
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 120.0  # between two tries; twice as long each time
 
@@ -25,13 +26,15 @@ class Uploads:
     """Copies checkpoints to `folder` in a thread: the newest of each kind, tried until it works.
 
     `with Uploads(folder)` waits at its end for what is under way.
-    `safe_step` is the step of the newest checkpoint that was read back from Drive whole; -1 before.
+    `safe_step` is the step of the newest checkpoint that was read back whole; -1 before. The cloud
+    itself may be behind: what is read back is this machine's view of Drive. `all_there`: nothing
+    waited at the end.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.safe_step = folder, -1
+        self.folder, self.safe_step, self.all_there = folder, -1, False
         self._waiting: dict[str, tuple[str, bytes]] = {}
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -59,10 +62,10 @@ class Uploads:
         """Wait for a failing Drive no longer than PATIENCE_S, and a second for each 5 MiB."""
         with self._changed:
             size_mb = sum(len(data) for _, data in self._waiting.values()) / 2**20
-            done = self._changed.wait_for(lambda: not self._waiting, PATIENCE_S + size_mb / 5)
-            self._closed = True
+            empty = self._changed.wait_for(lambda: not self._waiting, PATIENCE_S + size_mb / 5)
+            self.all_there, self._closed = empty, True
             self._changed.notify_all()
-        if not done:
+        if not self.all_there:
             warnings.warn(
                 f"Drive: {self._error or 'no answer yet'}. The newest checkpoint is only on this "
                 "machine; run this again to copy it.",
@@ -79,9 +82,10 @@ class Uploads:
                 kind, (name, data) = next(iter(self._waiting.items()))
             try:
                 checkpoint.write(self.folder, name, data, settle_s=checkpoint.SETTLE_S)
-            except OSError as error:
+            except Exception as error:  # whatever it is, training must not end for it
                 self._error = error
                 with self._changed:  # a newer checkpoint, or the end, cuts the pause short
+                    self._waiting[kind] = self._waiting.pop(kind)  # the other kind comes first now
                     self._changed.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
@@ -97,11 +101,11 @@ class Uploads:
 class Lease:
     """`with Lease(folder):` one session trains a run at a time; `lease.json` says which.
 
-    A second session waits until the lease is void: at once if the first one's process is gone,
-    else when it was not renewed for STALE_S. If it is renewed meanwhile, somebody is at work
-    there, and the second session is refused. Drive has no locks: two machines that see each
-    other's file late may both write for a while. Names of checkpoints are never used twice, so
-    they cannot harm each other; the one that finds its lease taken stops (`lost`).
+    A second session waits until the lease is void: at once if the first one's process is known to
+    be gone, else when it was not renewed for STALE_S. If it is renewed meanwhile, somebody is at
+    work there, and the second session is refused. Drive has no locks: machines that see each
+    other's file late may both write for a while. Names of checkpoints are never used twice, so they
+    cannot harm each other, and whoever came first stops when it sees the other's lease (`lost`).
 
     take_over: do not wait, do not ask.
     Raises: ValueError: another session holds the run. OSError: the folder does not answer.
@@ -112,18 +116,23 @@ class Lease:
         self.lost = threading.Event()
         self._ended = threading.Event()
         self._me = {"session": checkpoint.SESSION, "host": _host(), "pid": os.getpid()}
-        self._me |= {"since": timing.utc_now()}
+        self._me |= {"since": time.time()}
+        self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> "Lease":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.retried(lambda: self.path.parent.mkdir(parents=True, exist_ok=True))
         if not self.take_over:
             self._wait_until_void()
-        checkpoint.retried(self._write)
-        threading.Thread(target=self._renew, daemon=True).start()
+        try:
+            checkpoint.retried(self._write)
+        except OSError as error:
+            warnings.warn(f"{self.path}: {error}. No other machine is told.", stacklevel=2)
+        self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._ended.set()
+        self._thread.join(10)  # a slow renewal must not come after the release
         with contextlib.suppress(OSError):
             if self._is_mine(self._read()):
                 self.path.write_text("{}")  # not deleted: it would lie in Drive's Trash
@@ -132,14 +141,16 @@ class Lease:
         first = checkpoint.retried(self._read)
         if not first or self._is_mine(first) or _is_gone(first):
             return
-        age_s = min(max(time.time() - first["renewed"], 0), STALE_S)
-        who = f"{first.get('host', 'another machine')}, since {first.get('since', 'unknown')}"
-        if age_s < STALE_S:
-            print(
-                f"This run was in use {age_s:.0f} s ago ({who}). Waiting up to "
-                f"{STALE_S - age_s:.0f} s to see whether it still is."
-            )
-        end = time.monotonic() + STALE_S - age_s
+        age_s = max(time.time() - first["renewed"], 0)
+        if age_s > LATE_S:
+            return
+        wait_s = max(STALE_S - age_s, 2 * RENEW_S)
+        who = f"{first.get('host', 'another machine')}, for {_minutes(first)}"
+        print(
+            f"This run was in use {age_s:.0f} s ago ({who}). Waiting up to {wait_s:.0f} s to see "
+            "whether it still is."
+        )
+        end = time.monotonic() + wait_s
         while time.monotonic() < end:
             time.sleep(min(5.0, STALE_S / 20))
             now = checkpoint.retried(self._read)
@@ -155,7 +166,8 @@ class Lease:
         while not self._ended.wait(RENEW_S):
             with contextlib.suppress(OSError):  # an absent Drive is tried again next time
                 found = self._read()
-                if found and not self._is_mine(found):
+                theirs = found.get("session") and not self._is_mine(found)
+                if theirs and found["since"] > self._me["since"]:
                     self.lost.set()
                     return
                 self._write()
@@ -168,7 +180,8 @@ class Lease:
         for somebody's: it is void when it is old."""
         try:
             found = json.loads(self.path.read_bytes())
-            return found and dict(found) | {"renewed": float(found["renewed"])}
+            times = {name: float(found[name]) for name in ("since", "renewed")} if found else {}
+            return dict(found) | times
         except FileNotFoundError:
             return {}
         except (KeyError, TypeError, ValueError):
@@ -176,6 +189,10 @@ class Lease:
 
     def _write(self) -> None:
         self.path.write_text(json.dumps(self._me | {"renewed": time.time()}) + "\n")
+
+
+def _minutes(lease: dict) -> str:
+    return f"{(time.time() - lease['since']) / 60:.0f} min" if "since" in lease else "unknown time"
 
 
 def _is_gone(lease: dict) -> bool:

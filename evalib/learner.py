@@ -19,6 +19,8 @@ from evalib import metrics, packs, schedules, timing, unet
 from evalib.config import OPTIMIZERS, Config, precision
 from evalib.losses import Loss
 
+UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class Learner:
     """What `train` changes from step to step; see there for the arguments.
@@ -33,7 +35,7 @@ class Learner:
         valid: packs.Pack | None = None,
         device: str | None = None,
     ) -> None:
-        missing = [size for size, _ in config.sizes if size not in packs_by_size]
+        missing = [size for size in config.all_sizes if size not in packs_by_size]
         if missing:
             raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
         cpu = device == "cpu" or not torch.cuda.is_available()
@@ -44,9 +46,9 @@ class Learner:
         if self.accelerator.num_processes > 1:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.config = config
-        first = packs_by_size[config.sizes[0][0]]
+        first = packs_by_size[config.all_sizes[0]]
         self.batches = packs.Batches(
-            {size: packs_by_size[size] for size, _ in config.sizes},
+            {size: packs_by_size[size] for size in config.all_sizes},
             packs.split(first)["train"],
             batch_size=config.batch_size,
             seed=config.seed,
@@ -172,7 +174,7 @@ class Learner:
             )
         try:
             self._restore(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except UNFIT as error:
             raise ValueError(
                 f"it does not fit the network {self.config.network!r} of this evalib ({error}). "
                 "Take another folder to start anew, or the evalib it was started with"
@@ -188,11 +190,12 @@ class Learner:
         if state["scaler"] and self.accelerator.scaler:  # a T4's run may go on without fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
-        self.history = [dict(row) for row in state["history"]]
+        self.history = [dict(row) | {"step": int(row["step"])} for row in state["history"]]
         self.window = {name: float(total) for name, total in state["window"].items()}
 
     def refuse_nonfinite(self) -> None:
-        if not all(p.isfinite().all() for p in self.network.parameters()):
+        states = {**self.network.state_dict(prefix="network."), **self.ema.state_dict()}
+        if not all(x.isfinite().all() for x in states.values()):
             raise FloatingPointError(
                 f"the weights are not finite at step {self.step}. Lower lr (now {self.lr:g}) and "
                 "start again in another folder; the checkpoints of this run are sound"

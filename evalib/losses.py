@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evalib.layers import resized
+
 Maps = dict[str, Tensor]
 Term = Callable[[Tensor, Tensor], Tensor]  # pred or logits, target: (B, 1, H, W) each -> ()
 
@@ -50,6 +52,17 @@ def edge(mask_logits: Tensor, mask: Tensor) -> Tensor:
     Source: seed 000, thought 25: the edge map of my mask must be equal to the ground truth's.
     """
     return (_sobel(mask_logits.sigmoid()) - _sobel(mask)).abs().mean()
+
+
+def outline(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy in which pixels within 2 of the mask's outline weigh five times as much.
+
+    Most of what a trained network gets wrong lies there. Source: the weight map of U-Net
+    (Ronneberger et al. 2015), reduced to one step.
+    """
+    near = F.max_pool2d(mask, 5, 1, 2) + F.max_pool2d(1 - mask, 5, 1, 2) - 1  # 1 by the outline
+    loss = F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none")
+    return (loss * (1 + 4 * near)).mean()
 
 
 def bce_after_sigmoid(mask_logits: Tensor, mask: Tensor) -> Tensor:
@@ -144,7 +157,7 @@ def _window(side: int, like: Tensor) -> Tensor:
 
 
 MASK = {"bce": _term(F.binary_cross_entropy_with_logits)}  # log 2 where all logits are 0
-MASK |= {term.__name__: _term(term) for term in (dice, edge, bce_after_sigmoid, means)}
+MASK |= {term.__name__: _term(term) for term in (dice, edge, outline, bce_after_sigmoid, means)}
 DEPTH = {"l1": _term(F.l1_loss), "l2": _term(F.mse_loss)}
 DEPTH |= {term.__name__: _term(term) for term in (huber, rmse, berhu, gradient, ssim)}
 
@@ -163,7 +176,7 @@ class Loss:
             raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
 
     def __call__(self, out: Maps, batch: Maps) -> tuple[Tensor, Maps]:
-        total, parts = 0.0, {}
+        total, parts = self._coarse(out, batch), {}
         for task, known, weights in (("mask", MASK, self.mask), ("depth", DEPTH, self.depth)):
             for name, weight in weights.items():
                 pred = out[f"{task}_logits"]
@@ -172,6 +185,14 @@ class Loss:
                 part = known[name](pred, batch[task])
                 total, parts[f"{task}/{name}"] = total + weight * part, part.detach()
         return total, parts
+
+    def _coarse(self, out: Maps, batch: Maps) -> Tensor | float:
+        """Half as much for the first stage's own answer, if there is one, at its own size."""
+        if "coarse" not in out:
+            return 0.0
+        size = next(iter(out["coarse"].values())).shape[2:]
+        targets = {name: resized(batch[name], *size) for name in ("mask", "depth")}
+        return 0.5 * self(out["coarse"], targets)[0]
 
 
 def _parse(terms: str, known: dict[str, Term], task: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ class Tier:
     source: str  # "rooms": rendered by evalib.rooms
     n_samples: int
     subsets: tuple[str, ...]  # where the samples are drawn from, in equal shares
+    backgrounds: tuple[int, int]  # first and end of those it may hold
     seed: int
     bytes: int
     sha256: str
@@ -67,4 +68,5 @@ def _tier(row: dict[str, str]) -> Tier:
     numbers = {key: int(row[key]) for key in ("n_samples", "seed", "bytes")}
     words = {key: row[key] for key in ("source", "sha256", "license", "note")}
     subsets = tuple(filter(None, row["subsets"].split(";")))
-    return Tier(name=row["tier"], subsets=subsets, **numbers, **words)
+    first, end = map(int, row["backgrounds"].split(":"))
+    return Tier(name=row["tier"], subsets=subsets, backgrounds=(first, end), **numbers, **words)

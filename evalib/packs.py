@@ -139,34 +139,36 @@ def _fingerprint(header: dict, index: np.ndarray) -> str:
 
 
 def _begin(path: Path, header: dict, index: np.ndarray, device: str) -> None:
-    """Index and backgrounds; `pack.json` comes last, so that what it tells of is there."""
-    started = time.monotonic()
-    ids = np.unique(index["bg"]).tolist()
-    images = rooms.render_backgrounds(ids, header["size"], seed=header["seed"], device=device)
+    """Index and empty files; `pack.json` comes last, so that what it tells of is there."""
     np.save(path / "index.npy", index)
     for kind in SAMPLE_KINDS + BG_KINDS:
-        (path / f"{kind}.u8").write_bytes(_bytes(images[kind]) if kind in images else b"")
-    _record(path, header, time.monotonic() - started, device)
+        (path / f"{kind}.u8").write_bytes(b"")
+    _record(path, header, 0.0, device)
 
 
 def _go_on(path: Path, header: dict, index: np.ndarray, device: str, progress: bool) -> None:
-    """Append what is missing, in id order, where neighbours share a background."""
+    """Append what is missing, in id order: neighbours share a background, drawn when it is met."""
     size = header["size"]
     chunk = max(1, CHUNK_PIXELS["cuda" if "cuda" in device else "cpu"] // size**2)
     started = time.monotonic() - header["took"]["seconds"]
     recorded = time.monotonic()
     with ExitStack() as stack:
-        files = {kind: stack.enter_context(_append(path, kind, header)) for kind in SAMPLE_KINDS}
+        done = dict.fromkeys(SAMPLE_KINDS, header["done"])
+        done |= dict.fromkeys(BG_KINDS, len(np.unique(index["bg"][: header["done"]])))
+        files = {k: stack.enter_context(_append(path, k, header, n)) for k, n in done.items()}
         bar = tqdm(total=len(index), initial=header["done"], desc=path.name, disable=not progress)
         stack.enter_context(bar)
         try:
             while header["done"] < len(index):
-                ids = index["id"][header["done"] :][:chunk].tolist()
-                images = rooms.render(ids, size, seed=header["seed"], device=device)
+                part = index[header["done"] :][:chunk]
+                met = np.setdiff1d(part["bg"], index["bg"][: header["done"]])
+                options = {"seed": header["seed"], "device": device}
+                images = rooms.render_backgrounds(met, size, **options)
+                images |= rooms.render(part["id"], size, **options)
                 for kind, file in files.items():
                     file.write(_bytes(images[kind]))
-                header["done"] += len(ids)
-                bar.update(len(ids))
+                header["done"] += len(part)
+                bar.update(len(part))
                 if time.monotonic() - recorded > SAVE_EVERY_S:
                     recorded = time.monotonic()
                     _record(path, header, recorded - started, device, files.values())
@@ -179,9 +181,9 @@ def _bytes(x: Tensor) -> bytes:
     return x.cpu().numpy().tobytes()
 
 
-def _append(path: Path, kind: str, header: dict) -> BinaryIO:
+def _append(path: Path, kind: str, header: dict, done: int) -> BinaryIO:
     """The file, cut to what was recorded as done: more may have been written than recorded."""
-    n_bytes = header["done"] * math.prod(header["shapes"][kind][1:])
+    n_bytes = done * math.prod(header["shapes"][kind][1:])
     _check_bytes(path, kind, n_bytes, or_more=True)
     file = (path / f"{kind}.u8").open("ab")
     file.truncate(n_bytes)

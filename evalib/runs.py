@@ -8,6 +8,7 @@ history, so that no number of resumes can repeat or lose one.
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +25,15 @@ from evalib import checkpoint, unet
 @dataclass
 class Run:
     """What a session of training leaves: the averaged network, every logged row, whether the run is
-    finished (`done`) or stopped for now (call `train` again to go on), and the step up to which it
-    was read back from Drive whole (`safe_step`; -1: nothing was)."""
+    finished (`done`) or stopped for now (call `train` again to go on), and whether all it saved is
+    on Drive, too (`on_drive`)."""
 
     folder: Path
     step: int
     model: nn.Module
     history: list[dict] = field(repr=False)
     done: bool
-    safe_step: int
+    on_drive: bool
 
 
 def load(path: Path | str) -> nn.Module:
@@ -101,10 +102,12 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Write rows anew, columns in order of first appearance, empty where a row has no value."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="") as file:
+    temporary = path.with_name(f".tmp-{path.name}")  # a full disk leaves the last one whole
+    with open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(temporary, path)
 
 
 def write_picture(
@@ -135,10 +138,14 @@ def tensorboard(run_dir: Path, history: list[dict]) -> Iterator:
     folder = run_dir / "tensorboard"
     for path in folder.glob("events*"):
         path.unlink()
-    with SummaryWriter(str(folder), purge_step=0) as writer:
-        for row in history:
-            log_row(writer, row)
+    writer = SummaryWriter(str(folder), purge_step=0)
+    for row in history:
+        log_row(writer, row)
+    try:
         yield writer
+    finally:
+        with contextlib.suppress(OSError):  # the disk is full; it is made anew at the next resume
+            writer.close()
 
 
 def log_row(writer, row: dict) -> None:

@@ -1,4 +1,4 @@
-"""The universe of samples: 100 backgrounds x 100 objects x 40 placements, its subsets and lists.
+"""The universe of samples: backgrounds x 100 objects x 40 placements, its subsets and lists.
 
 What is held out is a fixed rule on ids, the same for every tier, so no tier can leak into another's
 evaluation: whole backgrounds, whole objects, and the last two places of all the others.
@@ -27,8 +27,7 @@ def index_of(ids: np.ndarray) -> np.ndarray:
 
 def subset_of(index: np.ndarray) -> np.ndarray:
     """(N,) position in SUBSETS of each sample's subset: by background and object, then place."""
-    held_bg = np.array([rooms.held_out(bg) for bg in range(rooms.N_BG)])[index["bg"]]
-    held_fg = np.array([rooms.held_out(fg) for fg in range(rooms.N_FG)])[index["fg"]]
+    held_bg, held_fg = rooms.held_out(index["bg"]), rooms.held_out(index["fg"])
     late = index["placement"] >= FIRST_HELD_PLACEMENT
     return np.where(held_bg | held_fg, 1 + held_bg + 2 * held_fg, late)
 
@@ -47,8 +46,8 @@ def sample_ids(tier: str, limit: int | None = None) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _ids(row: manifest.Tier) -> np.ndarray:
-    n = rooms.N_BG * rooms.N_FG * rooms.N_PLACEMENTS
-    order = draws.permutation(n, row.seed, crc32(row.name.encode()))
+    first, end = (bg * rooms.N_FG * rooms.N_PLACEMENTS for bg in row.backgrounds)
+    order = first + draws.permutation(end - first, row.seed, crc32(row.name.encode()))
     subsets = subset_of(index_of(order))
     wanted = [SUBSETS.index(name) for name in row.subsets]
     whole = order[np.isin(subsets, wanted)]

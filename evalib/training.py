@@ -83,7 +83,7 @@ class Session:
     ) -> runs.Run:
         """Resume, then step until the end, until interrupted or until `lost`; see `train`."""
         learner, config = self.learner, self.learner.config
-        begin = before = last_save = time.monotonic()
+        begin = last_save = time.monotonic()
         longest_s = 0.0  # of a step with all that may follow it: evaluation, saving
         with contextlib.ExitStack() as stack:
             if self.drive_dir:
@@ -96,6 +96,7 @@ class Session:
             stack.enter_context(bar)
             batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
             stop = stack.enter_context(_stop_flag())
+            before = time.monotonic()
             while not learner.finished() and not stop.is_set():
                 learner.train_step(batches)
                 bar.update()
@@ -117,7 +118,7 @@ class Session:
             learner.ema.module.eval(),
             learner.history,
             learner.finished(),
-            self.uploads.safe_step if self.uploads else -1,
+            bool(self.uploads and self.uploads.all_there),
         )
 
     def _resume(self) -> None:
@@ -131,24 +132,45 @@ class Session:
                 self.learner.restore(state)
                 self.sessions = [dict(session) for session in state["sessions"]]
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: {error}.") from error
+                raise ValueError(f"{path} cannot be gone on from: {error}.") from error
             n_steps = self.learner.config.n_steps
             print(f"Going on from step {self.learner.step} of {n_steps} ({path}).")
-        for path, _ in filter(None, (found, checkpoint.newest(folders, kind="best"))):
-            self._mirror(path)
+        for kind in ("step", "best"):
+            self._mirror(found if kind == "step" else self._best(folders))
         began = {"first_step": self.learner.step, "began": timing.utc_now()}
         self.sessions.append(began | {"machine": timing.machine()})
-        runs.write_json(self.run_dir / "config.json", asdict(self.learner.config))
-        runs.write_csv(self.run_dir / "sessions.csv", self.sessions)
-        runs.write_csv(self.run_dir / "metrics.csv", self.learner.history)
+        with self._tolerant():
+            runs.write_json(self.run_dir / "config.json", asdict(self.learner.config))
+            runs.write_csv(self.run_dir / "sessions.csv", self.sessions)
+            runs.write_csv(self.run_dir / "metrics.csv", self.learner.history)
 
-    def _mirror(self, path: Path) -> None:
+    def _best(self, folders: list[Path]) -> tuple[Path, dict] | None:
+        try:
+            return checkpoint.newest(folders, kind="best")
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the best weights so far cannot be read: {error}", stacklevel=2)
+            return None
+
+    def _mirror(self, found: tuple[Path, dict] | None) -> None:
         """Bring a checkpoint to the place that lacks it: a new machine's disk, or Drive if the
         last session could not reach it."""
-        if path.parent != self.run_dir:
-            checkpoint.write(self.run_dir, path.name, path.read_bytes())
-        elif self.uploads:  # written there a second time if it was there: the same name and bytes
-            self.uploads.add(path.name, path.read_bytes())
+        if not found:
+            return
+        name, data = found[0].name, checkpoint.retried(found[0].read_bytes)
+        with self._tolerant():
+            checkpoint.write(self.run_dir, name, data)
+        if self.uploads:
+            self.uploads.add(name, data)
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Say what could not be written to the run's folder, and go on: all of it can be made anew
+        from a checkpoint, and there is Drive."""
+        try:
+            yield
+        except OSError as error:
+            text = f"{self.run_dir}: {error}. Training goes on; free some space."
+            warnings.warn(text, stacklevel=3)
 
     def _log(self, logger) -> float:
         """One row more in the history, files and TensorBoard; evaluate when it is time."""
@@ -157,14 +179,16 @@ class Session:
         if learner.step % config.evaluate_every == 0 or learner.step == config.n_steps:
             with learner.timer("evaluate"):
                 scores, picture = learner.evaluate()
-                runs.write_picture(self.run_dir, learner.step, *picture)
+                with self._tolerant():
+                    runs.write_picture(self.run_dir, learner.step, *picture)
                 if learner.is_best(scores["score"]):
                     self._write(learner.best(scores["score"]), kind="best")
             row |= scores
         row |= {f"{name}_s": round(s, 4) for name, s in learner.timer.seconds.items()}
         learner.timer.reset()
-        runs.write_csv(self.run_dir / "metrics.csv", learner.history)
-        runs.log_row(logger, row)
+        with self._tolerant():
+            runs.write_csv(self.run_dir / "metrics.csv", learner.history)
+            runs.log_row(logger, row)
         return row["loss"]
 
     def _save(self) -> None:
@@ -175,10 +199,8 @@ class Session:
     def _write(self, state: dict, *, kind: str) -> None:
         """To the run's folder, and to Drive even if that is full; training goes on in any case."""
         name, data = checkpoint.serialise(state, kind)
-        try:
+        with self._tolerant():
             checkpoint.write(self.run_dir, name, data)
-        except OSError as error:
-            warnings.warn(f"{error}. Training goes on; free some space.", stacklevel=2)
         if self.uploads:
             self.uploads.add(name, data)
 
@@ -186,7 +208,7 @@ class Session:
         """How the session ended, and what is safe where."""
         learner = self.learner
         if self.uploads and self.uploads.safe_step >= 0:
-            print(f"Safe on Drive up to step {self.uploads.safe_step}.")
+            print(f"On Drive, and read back from there: step {self.uploads.safe_step}.")
         if lost:
             print(f"Another session took this run over: stopped at step {learner.step}.")
         elif not learner.finished():
@@ -210,7 +232,7 @@ def lr_range_test(
     Source: Smith 2017, Cyclical Learning Rates, section 3.3.
     """
     learner = Learner(config, packs_by_size, device=device)
-    size = config.sizes[0][0]
+    size = config.all_sizes[0]
     batches = learner.batches.ahead((step, size) for step in range(n_steps))
     rates, losses, smooth = np.geomspace(low, high, n_steps), [], 0.0
     for k, lr in enumerate(rates):

@@ -340,8 +340,8 @@ def test_sizes_share_order_and_unknown_sizes_are_refused(pack):
     large = FakePack(size=48)
     large.index = pack.index
     batches = Batches({32: pack, 48: large}, np.arange(40), batch_size=4)
-    assert torch.equal(batches(5)["row"], batches(5, size=48)["row"])
-    assert batches(5, size=48)["bg"].shape == (4, 3, 48, 48)
+    assert torch.equal(batches(5)["row"][:2], batches(5, size=48)["row"])  # as many pixels a step
+    assert batches(5, size=48)["bg"].shape == (2, 3, 48, 48)
     with pytest.raises(ValueError, match=r"no pack of 64 px here; there are \[32, 48\]"):
         batches(0, size=64)
 

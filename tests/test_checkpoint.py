@@ -82,9 +82,9 @@ def test_a_failing_disk_keeps_the_previous_checkpoint_and_names_the_folder(tmp_p
 
 def test_the_copy_on_drive_is_enough_to_resume_from(tmp_path):
     for step in (1, 2, 3):
-        name, data = checkpoint.serialise(state(step))
-        checkpoint.write(tmp_path / "local", name, data)
-        checkpoint.write(tmp_path / "drive", name, data)
+        path = checkpoint.save(tmp_path / "local", state(step))
+        (tmp_path / "drive").mkdir(exist_ok=True)
+        checkpoint.write(tmp_path / "drive", path.name, path.read_bytes())
     assert checkpoint.newest([tmp_path / "gone", tmp_path / "drive"])[1]["step"] == 3
     assert len(list((tmp_path / "drive").iterdir())) == 2
 

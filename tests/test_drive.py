@@ -1,7 +1,9 @@
 """Faults of Drive at every point of a save, and one writer a run."""
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -42,6 +44,7 @@ def upload(folder, step):
 
 def n_points(folder):
     """How many operations one upload does on Drive, the third one in its folder."""
+    folder.mkdir()
     for step in (1, 2):
         upload(folder, step)
     mount = faults.Drive(folder)
@@ -57,6 +60,7 @@ def test_an_error_at_any_point_of_an_upload_leaves_a_valid_checkpoint(tmp_path, 
     assert points > 8
     for at in range(1, points + 1):
         folder = tmp_path / str(at)
+        folder.mkdir()
         for step in (1, 2):
             upload(folder, step)
         with faults.Drive(folder, faults.fail(number, at, lasting=lasting)).mounted():
@@ -101,6 +105,7 @@ def test_a_machine_that_disappears_loses_one_interval_and_drives_delay(tmp_path,
     """Uploads arrive out of order and in part; 1800 s late at most, as has been seen."""
     interval, delay = 600, checkpoint.SETTLE_S
     mount = faults.Drive(tmp_path / "vm")
+    mount.root.mkdir()
     monkeypatch.setattr(checkpoint.time, "time", lambda: mount.clock)
     with mount.mounted():
         for step in range(1, 16):
@@ -166,8 +171,8 @@ def test_reads_that_fail_are_no_reason_to_begin_anew(tmp_path):
 
 
 def lease_of(folder, **changes):
-    """The lease of another machine in `folder`, renewed just now."""
-    other = {"session": "0" * 8, "host": "elsewhere", "pid": 1, "since": "2026-01-01 00:00:00 UTC"}
+    """The lease of another machine in `folder`, taken an hour ago and renewed just now."""
+    other = {"session": "0" * 8, "host": "elsewhere", "pid": 1, "since": time.time() - 3600}
     folder.mkdir(exist_ok=True)
     path = folder / "lease.json"
     path.write_text(json.dumps(other | {"renewed": time.time()} | changes))
@@ -184,7 +189,7 @@ def test_a_second_machine_is_told_who_is_training(tmp_path, fast_leases, capsys)
     path = lease_of(tmp_path)
     renew = threading.Timer(0.2, lambda: lease_of(tmp_path, renewed=time.time() + 1))
     renew.start()
-    with pytest.raises(ValueError, match="elsewhere, since 2026.*take_over=True"):
+    with pytest.raises(ValueError, match="elsewhere, for 60 min.*take_over=True"):
         drive.Lease(tmp_path).__enter__()
     renew.join()
     assert "Waiting up to" in capsys.readouterr().out
@@ -198,7 +203,9 @@ def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, fast_leases, capsys)
     assert lease.path.read_text() == "{}"
 
 
-@pytest.mark.parametrize("old", [{"renewed": 0}, {"renewed": "?"}, {"pid": "x"}])
+@pytest.mark.parametrize(
+    "old", [{"renewed": 0}, {"renewed": "?"}, {"pid": "x"}, {"since": None}, {"renewed": 1e12}]
+)
 def test_an_old_or_broken_lease_is_waited_for_once_and_then_taken(tmp_path, fast_leases, old):
     path = lease_of(tmp_path, **old)
     os.utime(path, (0, 0))
@@ -227,13 +234,117 @@ def test_a_session_whose_run_was_taken_over_stops_and_says_so(
     monkeypatch.setattr(drive, "RENEW_S", 0.01)
     config = training.Config(**TINY | {"sizes": ((32, 100_000),)})
     folder = tmp_path / "drive"
-    taken = threading.Timer(1.0, lambda: lease_of(folder))
-    taken.start()
+    over = threading.Event()
+
+    def take():  # again and again, as both write when they see each other late
+        while not over.wait(0.02):
+            if (folder / "lease.json").exists():
+                lease_of(folder, since=time.time() + 60)
+
+    taker = threading.Thread(target=take)
+    taker.start()
     run = training.train(
         config, {32: playground}, tmp_path / "run", device="cpu", progress=False, drive_dir=folder
     )
+    over.set()
+    taker.join()
     assert not run.done and "took this run over" in capsys.readouterr().out
     assert json.loads((folder / "lease.json").read_text())["host"] == "elsewhere"
+
+
+def renewed(lease):
+    """When, once the file is whole: it is written in place."""
+    while True:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            return json.loads(lease.path.read_text())["renewed"]
+
+
+def test_a_lease_is_renewed_and_survives_what_drive_does_to_it(tmp_path, fast_leases):
+    """A torn file, one of an earlier session shown again, or none: no reason to stop."""
+    with drive.Lease(tmp_path) as lease:
+        first = renewed(lease)
+        for spoil in (
+            lambda: lease.path.write_text('{"sess'),
+            lambda: lease_of(tmp_path),
+            lambda: lease.path.unlink(),
+        ):
+            spoil()
+            time.sleep(0.3)
+            assert not lease.lost.is_set() and renewed(lease) > first
+
+
+def test_a_drive_that_is_full_does_not_refuse_to_start(tmp_path):
+    def full(n, what):
+        if what == "open w":
+            raise OSError(28, "No space left on device")
+
+    with (
+        faults.Drive(tmp_path, full).mounted(),
+        pytest.warns(UserWarning, match="No other machine is told"),
+        drive.Lease(tmp_path),
+    ):
+        pass
+
+
+def test_old_files_on_drive_stay_until_newer_ones_have_settled(tmp_path):
+    for step in range(1, 6):
+        upload(tmp_path, step)
+    assert len(list(tmp_path.glob("step-*.pt"))) == 5
+    for path in tmp_path.glob("step-*.pt"):
+        os.utime(path, (0, 0))
+    upload(tmp_path, 6)
+    assert len(list(tmp_path.glob("step-*.pt"))) == 3  # two that stood, and the new one
+
+
+def test_torn_files_do_not_count_as_standing(tmp_path):
+    upload(tmp_path, 100)
+    for step in (200, 220):
+        (tmp_path / f"step-{step:010d}-00000000-{'0' * 16}.pt").write_bytes(b"torn")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    upload(tmp_path, 250)
+    next(tmp_path.glob("step-*250-*")).write_bytes(b"")  # and the machine is gone
+    with pytest.warns(UserWarning, match="do not match"):
+        assert checkpoint.newest([tmp_path])[1]["step"] == 100
+
+
+def test_a_listing_that_does_not_show_the_new_file_yet_changes_nothing(tmp_path, monkeypatch):
+    upload(tmp_path, 1)
+    stale = checkpoint._candidates([tmp_path], "step")
+    monkeypatch.setattr(checkpoint, "_candidates", lambda *_: stale)
+    assert upload(tmp_path, 2)[0].safe_step == 2
+
+
+def test_a_drive_that_was_unmounted_is_not_made_anew_on_the_local_disk(tmp_path):
+    folder = tmp_path / "drive" / "run"
+    folder.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with drive.Uploads(folder) as uploads:
+            shutil.rmtree(tmp_path / "drive")
+            uploads.add(*checkpoint.serialise(state(1)))
+    assert uploads.safe_step == -1 and not uploads.all_there and not folder.exists()
+
+
+def test_one_kind_that_fails_does_not_hold_up_the_other(tmp_path):
+    def fail_best(n, what):
+        if what == "replace" and "best" in str(sorted(tmp_path.glob(".tmp-*"))):
+            raise OSError(5, "Input/output error")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with faults.Drive(tmp_path, fail_best).mounted(), drive.Uploads(tmp_path) as uploads:
+            uploads.add(*checkpoint.serialise(state(1), "best"))
+            uploads.add(*checkpoint.serialise(state(2)))
+    assert uploads.safe_step == 2 and not uploads.all_there
+
+
+def test_what_is_whole_on_drive_is_not_written_again(tmp_path):
+    name, data = checkpoint.serialise(state(1))
+    before = checkpoint.write(tmp_path, name, data).stat()
+    os.utime(tmp_path / name, (0, 0))
+    checkpoint.write(tmp_path, name, data)
+    assert (tmp_path / name).stat().st_mtime == 0 and before.st_size
 
 
 def test_take_over_does_not_wait(tmp_path, capsys):

@@ -33,6 +33,8 @@ HAND_WORKED_MASK = [  # name, probabilities, mask, answer
     ("edge", image([1, 1], [1, 1]), image([0, 0], [0, 0]), 0),  # no edge in either
     ("edge", image([0, 0, 0, 0]), image([0, 0, 1, 1]), 0.5),  # 2 of 4 pixels see the step
     ("edge", image([0, 0, 0], [0, 1, 0], [0, 0, 0]), torch.zeros(1, 1, 3, 3), (2 + 2**0.5) / 9),
+    ("outline", image([0.5, 0.5]), image([1, 1]), math.log(2)),  # no outline: bce
+    ("outline", image([0.5] * 8), image([0, 0, 0, 0, 0, 0, 1, 1]), (4 * 5 + 4) / 8 * math.log(2)),
     ("bce_after_sigmoid", image([0, 0]), image([0, 0]), math.log(2)),
     ("bce_after_sigmoid", image([1, 1]), image([1, 1]), math.log(1 + math.exp(-1))),
     ("means", image([1, 0]), image([0, 1]), 0),  # the right area in the wrong place

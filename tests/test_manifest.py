@@ -11,13 +11,14 @@ def subsets(ids):
     return np.array(SUBSETS)[samples.subset_of(samples.index_of(ids))]
 
 
-def test_the_four_tiers_are_there_with_their_counts():
+def test_the_tiers_are_there_with_their_counts():
     counts = {name: tier.n_samples for name, tier in manifest.tiers().items()}
     assert counts == {
         "playground-24": 24,
         "mid-1000": 1000,
         "full-400k": 400_000,
         "evaluation": 2000,
+        "wide-200k": 200_000,
     }
 
 
@@ -112,7 +113,9 @@ def test_a_limit_of_nothing_is_refused():
 
 def write(folder, line):
     path = folder / "data_manifest.csv"
-    path.write_text("tier,source,n_samples,subsets,seed,bytes,sha256,license,note\n" + line)
+    path.write_text(
+        "tier,source,n_samples,subsets,backgrounds,seed,bytes,sha256,license,note\n" + line
+    )
     return path
 
 
@@ -120,12 +123,12 @@ def test_a_misspelt_subset_is_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"'mine' names the subsets \['trian'\]; use some of train"
     ):
-        manifest.tiers(write(tmp_path, "mine,rooms,5,trian,0,0,,,\n"))
+        manifest.tiers(write(tmp_path, "mine,rooms,5,trian,0:100,0,0,,,\n"))
 
 
 def test_a_tier_without_samples_is_refused(tmp_path):
     with pytest.raises(ValueError, match="n_samples=0"):
-        manifest.tiers(write(tmp_path, "mine,rooms,0,train,0,0,,,\n"))
+        manifest.tiers(write(tmp_path, "mine,rooms,0,train,0:100,0,0,,,\n"))
 
 
 def test_a_missing_manifest_says_where_it_belongs(tmp_path):
@@ -135,7 +138,7 @@ def test_a_missing_manifest_says_where_it_belongs(tmp_path):
 
 @pytest.mark.parametrize(("n", "in_words"), [(7, "7"), (200_000, "200000")])
 def test_shares_that_subsets_cannot_give_are_refused(tmp_path, monkeypatch, n, in_words):
-    path = write(tmp_path, f"mine,rooms,{n},seen;unseen_both,0,0,,,\n")
+    path = write(tmp_path, f"mine,rooms,{n},seen;unseen_both,0:100,0,0,,,\n")
     tier = manifest.tiers(path)["mine"]
     monkeypatch.setattr(manifest, "tier", lambda name: tier)
     with pytest.raises(ValueError, match=f"{in_words} samples are no equal shares of seen"):

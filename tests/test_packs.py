@@ -249,7 +249,7 @@ def test_a_full_disk_is_told_before_anything_is_rendered(build, calls, monkeypat
 def test_sizes_and_sources_that_cannot_be_built_are_refused(build, monkeypatch):
     with pytest.raises(ValueError, match="size=8 pixels; needed: 16 or more"):
         build(size=8)
-    other = manifest.Tier("mine", "archive", 5, ("train",), 0, 9, "", "", "")
+    other = manifest.Tier("mine", "archive", 5, ("train",), (0, 100), 0, 9, "", "", "")
     monkeypatch.setattr(manifest, "tier", lambda name: other)
     with pytest.raises(ValueError, match="mine has the source 'archive'; .* built from: rooms"):
         build("mine")

@@ -59,8 +59,9 @@ def test_a_machine_with_an_empty_disk_goes_on_from_drive(playground, tmp_path, m
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         train(config, playground, tmp_path / "lost", drive_dir=tmp_path / "drive")
+    assert next((tmp_path / "drive").glob("best-*"))
     run = train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
-    assert run.done and [row["step"] for row in run.history] == [2, 4, 6, 8]
+    assert run.done and run.on_drive and [row["step"] for row in run.history] == [2, 4, 6, 8]
     assert [s["first_step"] for s in runs.read_sessions(tmp_path / "new")] == ["0", "5"]
     assert runs.load(tmp_path / "drive")  # the best weights are on Drive too
 
@@ -106,6 +107,43 @@ def test_a_full_disk_is_told_and_training_goes_on(playground, tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "_write", full)
     with pytest.warns(UserWarning, match="free some space"):
         assert train(training.Config(**TINY), playground, tmp_path).done
+
+
+@pytest.mark.parametrize("what", ["write_csv", "write_picture", "log_row"])
+def test_a_full_disk_at_any_file_of_the_run_does_not_end_training(
+    playground, tmp_path, monkeypatch, what
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, what, full)
+    with pytest.warns(UserWarning, match=f"{tmp_path}.*free some space"):
+        assert train(training.Config(**TINY), playground, tmp_path).done
+
+
+def test_best_weights_that_cannot_be_read_do_not_stop_a_run(playground, tmp_path, monkeypatch):
+    train(training.Config(**TINY), playground, tmp_path)
+    newest = checkpoint.newest
+
+    def unreadable(folders, kind="step"):
+        if kind == "best":
+            raise OSError(5, "Input/output error")
+        return newest(folders, kind=kind)
+
+    monkeypatch.setattr(checkpoint, "newest", unreadable)
+    with pytest.warns(UserWarning, match="best weights so far cannot be read"):
+        assert train(training.Config(**TINY), playground, tmp_path).done
+
+
+def test_a_slow_resume_is_no_slow_step(playground, tmp_path, monkeypatch):
+    resume = training.Session._resume
+
+    def slow(self):
+        training.time.sleep(1.0)
+        resume(self)
+
+    monkeypatch.setattr(training.Session, "_resume", slow)
+    assert train(training.Config(**TINY), playground, tmp_path, time_budget=2.9).step > 1
 
 
 def test_a_time_budget_saves_and_returns(playground, tmp_path):
@@ -201,7 +239,8 @@ def test_sessions_killed_at_any_moment_give_the_run_that_was_never_stopped(tmp_p
     results = bench_resume.survive(tmp_path, kills=3, chance=random.Random(0))
     assert sum(len(result["kills"]) for result in results) >= 3
     for result in results:
-        assert all(result["same"].values()) and not result["torn"] and not result["none"], result
+        assert all(result["same"].values()), result
+        assert not result["torn"] + result["none"] + result["behind"], result
 
 
 def test_a_run_folder_tells_everything_about_the_run(playground, tmp_path):
@@ -254,6 +293,12 @@ def test_a_loss_that_is_not_finite_stops_with_advice(playground, tmp_path, monke
 def test_sizes_follow_each_other(playground, tmp_path):
     config = training.Config(**TINY | {"sizes": ((32, 3), (48, 5))})
     assert [config.size_at(step) for step in range(9)] == [32] * 3 + [48] * 6
+    turns = training.Config(**TINY | {"sizes": ((32, 10), ((32, 64, 96), 3000))})
+    sizes = [turns.size_at(step) for step in range(3010)]
+    assert sizes[:10] == [32] * 10 and sizes[-1] in (32, 64, 96)
+    assert all(900 < sizes[10:].count(size) < 1100 for size in (32, 64, 96))
+    again = training.Config(**json.loads(json.dumps(training.asdict(turns))))
+    assert again == turns and again.all_sizes == [32, 64, 96] and again.n_steps == 3010
     with pytest.raises(ValueError, match="packs of \\[48\\] px"):
         train(config, playground, tmp_path)
     larger = packs.build("playground-24", 48, root=tmp_path, progress=False)

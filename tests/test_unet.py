@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
-from evalib import unet
+from evalib import layers, unet
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_small_stays_below_half_a_million():
 @pytest.mark.parametrize("name", unet.NETWORKS)
 def test_every_parameter_receives_gradient(name):
     model = unet.build(name).train()
-    out = model(*pair(2, 3, 48, 48))
+    out = model(*pair(2, 3, 80, 80))  # both stages of `small`
     (out["mask_logits"].square().mean() + out["depth_logits"].square().mean()).backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A constant before BatchNorm is taken out again by it.
@@ -122,7 +122,7 @@ def test_odd_sizes_come_back_at_their_size(name, size):
 
 
 def test_padding_leaves_divisible_sizes_alone(monkeypatch):
-    model, images = settled("small"), pair(1, 3, 64, 96)
+    model, images = settled("small"), pair(1, 3, 128, 64)
     expected = model(*images)
     monkeypatch.setattr(F, "pad", lambda *a, **k: pytest.fail("padded a divisible size"))
     out = model(*images)
@@ -130,11 +130,40 @@ def test_padding_leaves_divisible_sizes_alone(monkeypatch):
 
 
 def test_odd_size_is_the_crop_of_the_padded_image():
-    model, images = settled("small"), pair(1, 3, 50, 61)
-    padded = [F.pad(image, (0, 3, 0, 14), mode="replicate") for image in images]
+    model, images = settled("lean"), pair(1, 3, 50, 61)
+    padded = [F.pad(image, (0, 3, 0, 6), mode="replicate") for image in images]
     odd, even = model(*images), model(*padded)
     for name in odd:
         assert torch.equal(odd[name], even[name][..., :50, :61])
+
+
+def test_pictures_up_to_64_px_need_the_first_stage_only():
+    model = settled("small")
+    assert (
+        "coarse" not in model(*pair(1, 3, 64, 48))
+        and not model.encode(pair(1, 3, 64, 48)[0])["fine"]
+    )
+    out = model(*pair(1, 3, 65, 40))
+    assert out["coarse"]["mask_logits"].shape == (1, 1, 64, 39)
+
+
+def test_an_even_change_of_light_is_no_difference():
+    bg, _ = pair(2, 3, 64, 64)
+    bg = F.avg_pool2d(bg, 9, 1, 4)
+    gain = torch.tensor([0.7, 0.8, 1.1]).view(1, 3, 1, 1)
+    fg_bg = bg * gain + 0.05
+    fg_bg[:, :, 10:40, 20:40] = 0.9  # what is new, a seventh of the picture, does not count
+    found_gain, found_offset = unet._lighting(bg, fg_bg)
+    rest = unet._difference(bg, fg_bg, found_gain, found_offset)[:, :3]
+    assert rest[:, :, 44:].max() < 0.02 and (fg_bg - bg).abs()[:, :, 44:].max() > 0.1
+    assert rest[:, :, 10:40, 20:40].mean() > 0.2
+
+
+@pytest.mark.parametrize(("shape", "size"), [((64, 96), (32, 24)), ((31, 64), (62, 131))])
+def test_resizing_by_matrices_is_torchs(shape, size):
+    x = torch.rand(2, 3, *shape)
+    mode = {"mode": "area"} if size < shape else {"mode": "bilinear", "align_corners": False}
+    torch.testing.assert_close(layers.resized(x, *size), F.interpolate(x, size, **mode))
 
 
 @pytest.mark.parametrize("name", ["small", "lean"])

@@ -26,7 +26,7 @@ from unittest import mock
 
 import torch
 
-from evalib import checkpoint, packs, timing, training
+from evalib import checkpoint, packs, runs, timing, training
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = dict(sizes=((32, 50), (48, 30)), batch_size=8, log_every=5, evaluate_every=20, n_valid=8)
@@ -68,25 +68,31 @@ def survive(folder: Path, kills: int, chance: random.Random) -> list[dict]:
 
 def chain(folder: Path, run: Path, way: str, kills: int, chance: random.Random) -> dict:
     """One run to its end, killed at most `kills` times on the way."""
-    hits, torn, none, workers, lost = [], 0, 0, [], 0
+    hits, torn, none, workers, lost, behind, saved = [], 0, 0, [], 0, 0, set()
     drive_dir = run.with_name(run.name + "-drive")
     while True:
         workers.append(chance.randrange(3))
+        newest = max(map(newest_step, (run, drive_dir)))
         target = chance.choice((STEP, SAVE, COPY)) if len(hits) < kills else None
         with session(folder, run, drive_dir, way, workers[-1]) as (child, phase):
             hit = kill(child, phase, target, chance) if target else None
             if hit is None:
                 assert child.wait() == 0, "a session failed by itself"
+            if phase[0]:  # it came to a step: had it gone on from the newest?
+                behind += int(runs.read_sessions(run)[-1]["first_step"]) < newest
         if hit is None:
             shutil.rmtree(drive_dir)
-            return {"kills": hits, "torn": torn, "none": none, "workers": workers, "lost": lost}
+            counts = {"torn": torn, "none": none, "lost": lost, "behind": behind}
+            return {"kills": hits, "workers": workers} | counts
         hits.append(hit)
         for place in (run, drive_dir):
             names = sorted(place.glob("step-*.pt"))
             torn += bool(names) and not readable(names[-1])
-            none += bool(names) and not any(map(readable, names))
+            saved |= {place} if names else set()
+            none += place in saved and newest_step(place) < 0
         if chance.random() < 0.5:  # the machine is gone, and its disk
             lost += 1
+            saved.discard(run)
             shutil.rmtree(run)
 
 
@@ -168,6 +174,12 @@ def readable(path: Path) -> bool:
     return False
 
 
+def newest_step(folder: Path) -> int:
+    """Of the checkpoints in `folder` that can be read; -1 if none can."""
+    names = sorted(folder.glob("step-*.pt"), reverse=True)
+    return next((int(path.name[5:15]) for path in names if readable(path)), -1)
+
+
 def final(run: Path) -> dict:
     """What must not depend on kills: the last state, metrics.csv but for times, TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -199,7 +211,7 @@ def report(results: list[dict]) -> str:
     """The results as text, with two tables."""
     hits = [hit for result in results for hit in result["kills"]]
     used = [n for result in results for n in result["workers"]]
-    total = {key: sum(r[key] for r in results) for key in ("torn", "none", "lost")}
+    total = {key: sum(r[key] for r in results) for key in ("torn", "none", "lost", "behind")}
     lines = [
         f"{len(hits)} kills in {len(results)} runs: "
         + ", ".join(f"{hits.count(where)} in mid {where}" for where in (STEP, SAVE, COPY))
@@ -209,7 +221,8 @@ def report(results: list[dict]) -> str:
         "| after the kill, local disk and Drive | times |",
         "|---|---|",
         f"| the file with the newest name was unreadable | {total['torn']} |",
-        f"| no checkpoint was readable | {total['none']} |",
+        f"| no checkpoint was readable where there had been one | {total['none']} |",
+        f"| the next session began behind the newest readable one | {total['behind']} |",
         "",
         "| at the end, bit for bit as never stopped | runs |",
         "|---|---|",

@@ -10,6 +10,7 @@ machine finds. Facts: Colab's Drive is written to the machine's disk first and s
 import builtins
 import io
 import os
+import pathlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -41,12 +42,20 @@ class Drive:
         os.replace = self._replace(originals["replace"])
         os.unlink = self._journalled("delete", os.unlink)
         builtins.open = io.open = self._open(self.opened)
+        # Until Python 3.10, pathlib kept functions of its own from the time of its import.
+        accessor = getattr(pathlib, "_normal_accessor", None)
+        for name in originals if accessor else ():
+            setattr(accessor, name, getattr(os, name))
+        if accessor:
+            accessor.open = builtins.open
         try:
             yield self
         finally:
             for name, function in originals.items():
                 setattr(os, name, function)
             builtins.open = io.open = self.opened
+            if accessor:
+                vars(accessor).clear()
 
     def point(self, operation: str) -> None:
         self.n += 1
