@@ -2,12 +2,27 @@
 
 import argparse
 import importlib.util
+import itertools
 import sys
+import warnings
 from pathlib import Path
 
 from torch import nn
 
-from evalib import config, metrics, packs, photos, runs, samples, seeds, timing, training, unet
+from evalib import (
+    config,
+    footage,
+    metrics,
+    packs,
+    photos,
+    runs,
+    samples,
+    seeds,
+    shipped,
+    timing,
+    training,
+    unet,
+)
 
 OUTPUT = Path("output")
 BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
@@ -18,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         args.command(args)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"evalib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # training handles its own; this is rendering, which goes on later
@@ -63,18 +78,32 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
     p.add_argument("--out", type=Path, help="write the table here, too, as CSV")
 
-    p = add("predict", predict, "mask and depth of two photographs")
-    p.add_argument("bg", type=Path, help="the empty scene")
-    p.add_argument("img", type=Path, help="the same scene with something new in it")
-    p.add_argument("--out", type=Path, required=True, help="folder for the three pictures")
+    p = add("predict", predict, "mask, depth and cut-out of photographs, a video or a camera")
+    p.add_argument("bg", help="picture of the empty scene; or: first, for the first frame of INPUT")
+    p.add_argument("input", help="a picture, a folder of them, a video, or a camera (0, rtsp://..)")
+    p.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    p.add_argument(
+        "--size",
+        type=int,
+        default=128,
+        help="pixels of the long side, in the network (default 128)",
+    )
+    p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
+    p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
+    p.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
+
+    p = add("export", export, "write a network as an ONNX graph")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
+    p.add_argument("--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"))
 
     p = add("bench", bench, "measure something on this machine")
     p.add_argument("name", help="one of the files tests/benchmarks/bench_NAME.py, such as rooms")
     for name, command in commands.choices.items():
-        if name in ("evaluate", "predict"):
+        if name in ("evaluate", "predict", "export"):
+            default = "the last one" if name == "evaluate" else "evalib's own weights"
             which = command.add_mutually_exclusive_group()
-            which.add_argument("--run", type=Path, help="folder of a run (default: the last one)")
-            which.add_argument("--weights", type=Path, help="one checkpoint file")
+            which.add_argument("--run", type=Path, help=f"folder of a run (default: {default})")
+            which.add_argument("--weights", type=Path, help="one checkpoint or .safetensors file")
         if name in ("build", "train", "evaluate"):
             command.add_argument("--limit", type=int, help="first N samples of the tier only")
             command.add_argument("--packs", type=Path, default=OUTPUT / "packs")
@@ -122,9 +151,20 @@ def _config(args: argparse.Namespace) -> config.Config:
     )
 
 
-def _model(args: argparse.Namespace) -> nn.Module:
-    """The network that was named, or that of the last run; either is told."""
-    path = args.run or args.weights or runs.newest(OUTPUT)
+def _point(text: str) -> tuple[int, int, float]:
+    try:
+        x, y, metres = text.split(",")
+        return int(x), int(y), float(metres)
+    except ValueError:
+        needed = "needed X,Y,METRES such as 320,400,3.2: a pixel of bg and its distance"
+        raise argparse.ArgumentTypeError(f"{text!r} came, {needed}") from None
+
+
+def _model(args: argparse.Namespace, default: Path | None = None) -> nn.Module:
+    """The network that was named, or `default`, or that of the last run; which one, is told."""
+    path = args.run or args.weights
+    if not path:
+        path = default if default and default.is_file() else runs.newest(OUTPUT)
     print(f"network: {path}", file=sys.stderr)
     return runs.load(path)
 
@@ -139,10 +179,27 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    model = _model(args)
-    bg, img = photos.load_photo(args.bg), photos.load_photo(args.img)
-    for path in photos.write_prediction(args.out, *photos.predict_pair(model, bg, img)):
-        print(path)
+    model = _model(args, shipped.DEFAULT)
+    frames, fps = footage.read(args.input, every=args.every)
+    first = next(frames)
+    bg = first[1] if args.bg == "first" else photos.load_photo(args.bg)
+    camera = photos.Camera(model, bg, long_side=args.size)
+    if args.calibrate:
+        print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
+    with footage.overlay(args.overlay, fps) as show:
+        for name, img in itertools.chain([first], frames):
+            try:
+                maps = camera(img)
+            except ValueError as error:  # of other proportions: which one?
+                raise ValueError(f"{name or args.input}: {error}") from error
+            show(img, maps[0])
+            for path in photos.write_prediction(args.out, *maps, img=img, name=name):
+                print(path)
+
+
+def export(args: argparse.Namespace) -> None:
+    shipped.write_onnx(_model(args, shipped.DEFAULT), args.out, size=tuple(args.size))
+    print(args.out)
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -157,4 +214,5 @@ def bench(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_, **__: f"evalib: {message}\n"
     raise SystemExit(main())

@@ -19,6 +19,7 @@ from evalib.losses import ssim_map
 Batch = dict[str, Tensor]  # bg, fg_bg (B, 3, H, W); mask, depth, bg_depth (B, 1, H, W); row (B,)
 Predictor = Callable[[Batch], tuple[Tensor | None, Tensor | None]]  # -> mask_pred, depth_pred
 
+LARGE = 0.005  # of the picture: smaller masks are reported apart, where a pixel decides
 FLOOR = 1 / 255  # stands for smaller depths in ratios and logarithms: one step of a byte, 4 cm
 
 
@@ -163,10 +164,21 @@ def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
     return means
 
 
+def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of `evaluate` as tables report them: iou, dice, boundary_f of masks of at least
+    LARGE of the picture, iou_small of smaller ones, and false_area, what is claimed of a picture
+    in which nothing is new; NaN for all others."""
+    area = columns["area"]
+    only = {name: np.where(area >= LARGE, columns[name], np.nan) for name in LARGE_ONLY}
+    only["iou_small"] = np.where((area > 0) & (area < LARGE), columns["iou"], np.nan)
+    return columns | only | {"false_area": np.where(area == 0, columns["area_pred"], np.nan)}
+
+
 def by_subset(
     predictors: dict[str, Predictor], pack, *, batch_size: int = 64, device: str = "cpu"
 ) -> list[dict]:
-    """One row per subset of `packs.split(pack)` and predictor, `baseline` last: its `summary`."""
+    """One row per subset of `packs.split(pack)` and predictor, `baseline` last: the `summary` of
+    its `protocol`."""
     from evalib import packs  # here, so that scoring other people's maps needs no pack
 
     table = []
@@ -175,12 +187,13 @@ def by_subset(
         for name, predictor in {**predictors, "baseline": baseline}.items() if starts else ():
             batches = (pack.batch(rows[i : i + batch_size], device) for i in starts)
             line = {"subset": subset, "predictor": name, "n": len(rows)}
-            table.append(line | summary(evaluate(predictor, batches)))
+            table.append(line | summary(protocol(evaluate(predictor, batches))))
     return table
 
 
-SHOWN = ("subset", "predictor", "n", "iou", "boundary_f", "depth_rmse", "depth_absrel")
-SHOWN += ("depth_delta1", "fg_depth_rmse", "fg_depth_absrel")
+LARGE_ONLY = ("iou", "dice", "boundary_f")
+SHOWN = ("subset", "predictor", "n", "iou", "iou_small", "boundary_f", "false_area")
+SHOWN += ("depth_rmse", "depth_rmse_over_std", "depth_delta1", "fg_depth_rmse")
 
 
 def format_table(rows: list[dict], columns: Iterable[str] = SHOWN) -> str:

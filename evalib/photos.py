@@ -6,6 +6,7 @@ decoder raise becomes a `ValueError` that names the file.
 """
 
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from evalib import unet
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
+METRES = 10.0  # of depth 1
+SURE = 0.1, 9.9  # metres; beyond them depth is clipped, or a sigmoid's far end
 
 
 def load_photo(source: str | Path | bytes | memoryview) -> np.ndarray:
@@ -65,43 +68,87 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def predict_pair(
-    model: nn.Module, bg: np.ndarray, img: np.ndarray, *, long_side: int = 128
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tell what is new in `img` and how far away everything is, on the device of `model`.
+class Camera:
+    """A fixed camera and its empty scene: what is new in each frame, and how far away all is.
 
-    The network sees both photos shrunk to `long_side` (enlarged only where a side would be below
-    what it needs): it was trained on small pictures, and what it learnt of sizes holds near that.
+    `mask_pred, depth_pred = Camera(model, bg)(frame)`. What the network makes of `bg` is computed
+    once and kept, so a frame costs one encoder pass. The network sees frames shrunk to `long_side`
+    (enlarged only where a side would be below what it needs): it was trained on small pictures,
+    and what it learnt of sizes holds near that.
 
     Input:
         bg:        (H', W', 3) uint8, the empty scene.
-        img:       (H, W, 3) uint8, the same view with something new in it.
         long_side: pixels of the longer side inside the network.
-    Returns:
-        mask_pred (H, W) float32, probability of new; depth_pred (H, W) float32 in 0..1, z / 10 m.
-    Warns:
-        UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `img`.
-    Raises:
-        ValueError: not uint8 RGB arrays, `long_side` too small, or two different proportions.
+    Raises: ValueError: `bg` is no uint8 RGB array, or `long_side` is too small.
     """
-    _check_pair(bg, img, long_side)
-    full = img.shape[:2]
-    scale = min(long_side, max(bg.shape[:2]), max(full)) / max(full)
-    size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
-    inputs = (_shrink(photo, size) for photo in (bg, img))
-    maps = torch.cat(unet.predict(model, *inputs), dim=1).float()  # (1, 2, h, w)
-    maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
-    mask_pred, depth_pred = maps[0].cpu().numpy()
-    return mask_pred, depth_pred
+
+    def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = 128) -> None:
+        _check("bg", bg)
+        if long_side < unet.MIN_SIZE:
+            raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more: take 128")
+        self.model, self.bg, self.long_side = model, bg, long_side
+        self.scale = 1.0  # of depth; see `calibrate`
+        self._kept = {}  # size inside the network: bg of that size, and its features
+
+    def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tell what is new in `frame`, (H, W, 3) uint8, and how far away everything is.
+
+        Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
+            which is 0..1 times `scale`.
+        Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
+        Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
+        """
+        _check("img", frame)
+        _check_proportions(self.bg, frame)
+        full = frame.shape[:2]
+        scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
+        size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
+        if size not in self._kept:
+            self._kept = {size: (_shrink(self.bg, size), {})}
+        bg, features = self._kept[size]
+        maps = torch.cat(unet.predict(self.model, bg, _shrink(frame, size), features), dim=1)
+        maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
+        mask_pred, depth_pred = maps[0].cpu().numpy()
+        return mask_pred, depth_pred * self.scale
+
+    def calibrate(self, x: int, y: int, metres: float) -> float:
+        """Say how far away pixel (x, y) of `bg` is; from then on depth is multiplied by `scale`.
+
+        The network knows distances from rendered scenes, not how large this camera's world is. One
+        point gives that factor and mends nothing else. Measure along the camera's axis, to floor or
+        wall, 1 to 8 m away. Where the network answers its most, 10 m, read: 10 m * `scale` or more.
+
+        Returns: `scale`, true distance / the network's; that of an earlier call is forgotten.
+        Raises: ValueError: no pixel of `bg`, no distance, or the network has no sure depth there.
+        """
+        height, width = self.bg.shape[:2]
+        if not (0 <= x < width and 0 <= y < height):
+            needed = f"needed x in 0..{width - 1} and y in 0..{height - 1}"
+            raise ValueError(f"pixel ({x}, {y}) is not in bg, {width}x{height}: {needed}")
+        if not 0 < metres < math.inf:
+            raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
+        seen = METRES * self(self.bg)[1][y, x] / self.scale
+        if not SURE[0] <= seen <= SURE[1]:
+            text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
+            raise ValueError(f"{text}; needed {SURE[0]} to {SURE[1]} m: choose another point")
+        self.scale = float(metres / seen)
+        return self.scale
 
 
-def _check_pair(bg: np.ndarray, img: np.ndarray, long_side: int) -> None:
-    for name, photo in (("bg", bg), ("img", img)):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-            got = f"{photo.dtype} {photo.shape}"
-            raise ValueError(f"{name} is {got}, needed uint8 (H, W, 3): read it with load_photo")
-    if long_side < unet.MIN_SIZE:
-        raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more: take 128")
+def predict_pair(
+    model: nn.Module, bg: np.ndarray, img: np.ndarray, *, long_side: int = 128
+) -> tuple[np.ndarray, np.ndarray]:
+    """mask_pred, depth_pred of one pair of photos, uint8 RGB: as `Camera(model, bg)(img)`."""
+    return Camera(model, bg, long_side=long_side)(img)
+
+
+def _check(name: str, photo: np.ndarray) -> None:
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+        got = f"{photo.dtype} {photo.shape}"
+        raise ValueError(f"{name} is {got}, needed uint8 (H, W, 3): read it with load_photo")
+
+
+def _check_proportions(bg: np.ndarray, img: np.ndarray) -> None:
     (bg_h, bg_w), (h, w) = bg.shape[:2], img.shape[:2]
     sizes = f"bg is {bg_w}x{bg_h}, img is {w}x{h} (width x height)"
     if abs(bg_w * h / (bg_h * w) - 1) > SAME_ASPECT:
@@ -118,14 +165,22 @@ def _shrink(photo: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def write_prediction(
-    out_dir: str | Path, mask_pred: np.ndarray, depth_pred: np.ndarray, *, threshold: float = 0.5
+    out_dir: str | Path,
+    mask_pred: np.ndarray,
+    depth_pred: np.ndarray,
+    *,
+    img: np.ndarray | None = None,
+    name: str = "",
+    threshold: float = 0.5,
 ) -> list[Path]:
-    """Write and return `mask.png`, `depth.png`, `depth_colour.png` in `out_dir`, made if missing.
+    """Write pictures to `out_dir`, made if missing: KIND.png, or with a `name` KIND/NAME.png.
 
     Input:
-        mask_pred:  (H, W) in 0..1; mask.png is 255 where it is > `threshold`, else 0 (8 bits).
-        depth_pred: (H, W), z / 10 m; depth.png is in millimetres, 0..10000 (16 bits), and
-                    depth_colour.png is viridis from dark (0 m) to bright (10 m), never stretched.
+        mask_pred:  (H, W) in 0..1; "mask" is 255 where it is > `threshold`, else 0 (8 bits).
+        depth_pred: (H, W), z / 10 m; "depth" is in millimetres, 0..65535 (16 bits), and
+                    "depth_colour" is viridis from dark (0 m) to bright (10 m), never stretched.
+        img:        (H, W, 3) uint8, for "cutout": its new pixels, the others transparent.
+    Returns: the paths, in this order.
     Raises:
         ValueError: `out_dir` is a file, or a map holds nan or inf.
     """
@@ -134,14 +189,17 @@ def write_prediction(
         raise ValueError(f"{out_dir} is a file, needed a folder: name another one")
     if not np.isfinite([mask_pred, depth_pred]).all():
         raise ValueError("the prediction holds nan or inf: these weights are broken, load others")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    depth = np.clip(depth_pred, 0, 1)
     viridis = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]  # (256, 3) uint8
+    mask = (mask_pred > threshold).astype(np.uint8) * 255
     pictures = {
-        "mask.png": (mask_pred > threshold).astype(np.uint8) * 255,
-        "depth.png": np.round(depth * 10_000).astype(np.uint16),
-        "depth_colour.png": viridis[np.round(depth * 255).astype(np.uint8)],
+        "mask": mask,
+        "depth": np.round(np.clip(depth_pred * METRES * 1000, 0, 65535)).astype(np.uint16),
+        "depth_colour": viridis[np.round(np.clip(depth_pred, 0, 1) * 255).astype(np.uint8)],
     }
-    for name, pixels in pictures.items():
-        Image.fromarray(pixels).save(out_dir / name)
-    return [out_dir / name for name in pictures]
+    if img is not None:  # what is not new is emptied, too: no hidden colours
+        pictures["cutout"] = np.dstack([img * (mask[..., None] > 0), mask])
+    paths = [out_dir / (f"{kind}/{name}.png" if name else f"{kind}.png") for kind in pictures]
+    for path, pixels in zip(paths, pictures.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return paths

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from evalib import photos
+from evalib.photos import METRES
 
-METRES = 10.0  # depth 1.0 is this far away
 RGB, GREY = {}, {"cmap": "gray", "vmin": 0, "vmax": 1}
 DEPTH = {"cmap": "viridis", "vmin": 0, "vmax": METRES}
 DEPTH_ERROR = {"cmap": "RdBu_r", "vmin": -2, "vmax": 2}

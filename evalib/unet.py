@@ -196,14 +196,15 @@ def _lighting(bg: Tensor, fg_bg: Tensor, rounds: int = 2) -> tuple[Tensor, Tenso
         offset = torch.zeros_like(gain)
         for _ in range(rounds):
             miss = (f - gain * b - offset).abs().amax(1, keepdim=True)  # (B, 1, n)
-            usual = miss.median(2, keepdim=True).values.clamp(min=0.01)
+            middle = (miss.shape[2] - 1) // 2  # the median, in operations that ONNX has, too
+            usual = miss.sort(2).values[..., middle, None].clamp(min=0.01)
             weight = 1 / (1 + (miss / (2 * usual)) ** 2) ** 2
             weight = weight / weight.sum(2, keepdim=True)
             b_mean, f_mean = ((weight * x).sum(2, keepdim=True) for x in (b, f))
             spread = (weight * (b - b_mean) ** 2).sum(2, keepdim=True)
             together = (weight * (b - b_mean) * (f - f_mean)).sum(2, keepdim=True)
             plain = f_mean / b_mean.clamp(min=0.02)  # what an even wall gives no evidence against
-            gain = ((together + 1e-3 * plain) / (spread + 1e-3)).clamp(0.3, 3)
+            gain = ((together + 1e-3 * plain) / (spread + 1e-3)).clamp(min=0.3).clamp(max=3.0)
             offset = f_mean - gain * b_mean
         return gain[..., None], offset[..., None]
 
@@ -226,21 +227,27 @@ def build(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
+def predict(
+    model: nn.Module, bg: Tensor, fg_bg: Tensor, kept: dict | None = None
+) -> tuple[Tensor, Tensor]:
     """mask_pred, depth_pred, (B, 1, H, W) in 0..1, of `bg` and `fg_bg`, (B, 3, H, W) in 0..1.
 
     Works in evaluation mode and puts the mode the model was in back. The images go to the device
-    of the model, the maps come back to theirs.
+    of the model, the maps come back to theirs. `kept`, empty at first, stays with one `bg`: its
+    features are put there, if the network has any, and used again.
     """
-    was_training = model.training
-    device = next((p.device for p in model.parameters()), bg.device)
+    was_training, home = model.training, bg.device
+    device = next((p.device for p in model.parameters()), home)
+    bg, fg_bg = bg.to(device), fg_bg.to(device)
     model.eval()
     try:
-        logits = model(bg.to(device), fg_bg.to(device))
+        if kept == {} and hasattr(model, "encode"):
+            kept["bg_features"] = model.encode(bg)
+        logits = model(bg, fg_bg, **(kept or {}))
     finally:
         model.train(was_training)
     mask, depth = (logits[f"{task}_logits"].float().sigmoid() for task in ("mask", "depth"))
-    return mask.to(bg.device), depth.to(bg.device)
+    return mask.to(home), depth.to(home)
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

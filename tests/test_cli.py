@@ -67,20 +67,74 @@ def test_the_config_of_a_run_trains_another_alike(trained, tmp_path, capsys):
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_predict_writes_three_pictures_at_the_size_of_the_photo(trained, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for name in ("bg", "img"):
-        pixels = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg")
-    pair = [str(tmp_path / "bg.jpg"), str(tmp_path / "img.jpg")]
-    out = tmp_path / "out"
-    assert cli.main(["predict", *pair, "--out", str(out), "--run", str(trained / "run")]) == 0
-    assert len([*out.iterdir()]) == 3
+@pytest.fixture
+def scene(tmp_path):
+    """A background of 90x60, a folder of two frames, and where results go."""
+    rng, folder = np.random.default_rng(0), tmp_path / "frames"
+    folder.mkdir()
+    for path in (tmp_path / "bg.jpg", folder / "a.jpg", folder / "b.png"):
+        Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "bg.jpg", folder, tmp_path / "out"
+
+
+def predict(trained, bg, source, out, *options):
+    line = ["predict", bg, source, "--out", out, "--run", trained / "run", *options]
+    return cli.main([str(word) for word in line])
+
+
+def test_predict_writes_four_pictures_at_the_size_of_the_photo(trained, scene):
+    bg, folder, out = scene
+    assert predict(trained, bg, folder / "a.jpg", out) == 0
+    names = ["cutout.png", "depth.png", "depth_colour.png", "mask.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
     for path in out.iterdir():
         with Image.open(path) as picture:
             assert picture.size == (90, 60)
-    weights = next((trained / "run").glob("best-*.pt"))
-    assert cli.main(["predict", *pair, "--out", str(out), "--weights", str(weights)]) == 0
+
+
+def test_predict_takes_a_folder_with_its_first_frame_as_background_and_makes_a_video(
+    trained, scene, tmp_path
+):
+    _, folder, out = scene
+    video = tmp_path / "overlay.mp4"
+    assert predict(trained, "first", folder, out, "--overlay", video) == 0
+    for kind in ("mask", "depth", "depth_colour", "cutout"):
+        assert sorted(path.name for path in (out / kind).iterdir()) == ["a.png", "b.png"]
+    assert predict(trained, "first", video, tmp_path / "again", "--every", "2") == 0
+    assert [path.name for path in (tmp_path / "again" / "mask").iterdir()] == ["000000.png"]
+
+
+def test_predict_names_the_picture_that_does_not_fit_the_others(trained, scene, capsys):
+    bg, folder, out = scene
+    Image.new("RGB", (60, 90)).save(folder / "upright.png")
+    assert predict(trained, bg, folder, out) == 2
+    assert "evalib: upright: bg is 90x60, img is 60x90" in capsys.readouterr().err
+    assert len([*(out / "mask").iterdir()]) == 2
+
+
+def test_predict_uses_size_and_calibration(trained, scene, tmp_path, capsys):
+    bg, folder, out = scene
+    depths = []
+    for options in ([], ["--size", "64"], ["--calibrate", "45,30,9.5"]):
+        assert predict(trained, bg, bg, out, *options) == 0
+        depths.append(np.asarray(Image.open(out / "depth.png")).astype(int))
+    assert depths[0][30, 45] not in (9500, depths[1][30, 45])
+    assert abs(depths[2][30, 45] - 9500) <= 1
+    with pytest.raises(SystemExit):
+        predict(trained, bg, bg, out, "--calibrate", "45,30")
+    assert "'45,30' came, needed X,Y,METRES" in capsys.readouterr().err
+
+
+def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
+    trained, scene, tmp_path, monkeypatch, capsys
+):
+    bg, folder, out = scene
+    path = cli.runs.export(trained / "run", tmp_path / "weights", {"data": "24 rooms"})[0]
+    monkeypatch.setattr(cli.shipped, "DEFAULT", path)
+    assert cli.main(["predict", str(bg), str(folder), "--out", str(out)]) == 0
+    assert f"network: {path}" in capsys.readouterr().err
+    card = (path.parent / "README.md").read_text()
+    assert "24 rooms" in card and "2 at 32 px" in card
 
 
 @pytest.mark.parametrize(
@@ -92,6 +146,11 @@ def test_predict_writes_three_pictures_at_the_size_of_the_photo(trained, tmp_pat
         ("predict {0}/a.jpg {0}/b.jpg --out {0}/o --run {0}/nothing", "Train first"),
         ("train playground-24 --run {0}/r --time-budget 50", "45s, 10min, 1.5h"),
         ("train playground-24 --run {0}/r --config {0}/none.json", "none.json"),
+        (
+            "predict first {0} --out {0}/o --weights {0}/none.safetensors",
+            "none.safetensors is missing",
+        ),
+        ("export --out {0}/o.onnx --run {0}/nothing", "Train first"),
         ("bench speed", "no benchmark 'speed'"),
     ],
 )

@@ -283,6 +283,16 @@ def test_a_mean_tells_how_many_images_it_counts():
     assert found == pytest.approx({"a": 1.5, "n_a": 2, "b": NAN, "n_b": 0}, nan_ok=True)
 
 
+def test_small_masks_and_empty_pairs_are_reported_apart():
+    columns = {"area": [0.0, 0.004, 0.005, 0.2], "area_pred": [0.01, 0.0, 0.1, 0.1]}
+    columns |= {name: [0.0, 0.2, 0.6, 0.8] for name in ("iou", "dice", "boundary_f")}
+    columns = {name: np.array(values) for name, values in columns.items()}
+    found = metrics.summary(metrics.protocol(columns))
+    assert found["iou"] == pytest.approx(0.7) and found["n_iou"] == 2
+    assert found["iou_small"] == 0.2 and found["false_area"] == 0.01
+    assert found["n_false_area"] == found["n_iou_small"] == 1
+
+
 def test_a_table_by_subset_scores_every_row_once_beside_the_baseline(monkeypatch):
     seen = []
     pack = SimpleNamespace(batch=lambda rows, device: seen.extend(rows) or batch(list(rows)))

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from torch import nn
 
 from evalib import unet
-from evalib.photos import load_photo, predict_pair, write_prediction
+from evalib.photos import Camera, load_photo, predict_pair, write_prediction
 
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
 
@@ -308,7 +308,80 @@ def test_arrays_that_are_no_photos_are_refused():
         predict_pair(Stub(), photo, photo, long_side=15)
 
 
+# a fixed camera
+
+
+def test_a_camera_encodes_its_background_once_and_answers_as_without_keeping_it(monkeypatch):
+    model, bg = unet.build("small").eval(), noise(40, 60)
+    frames = [noise(40, 60, seed) for seed in (1, 2, 3)]
+    expected = [predict_pair(model, bg, frame) for frame in frames]
+    encoded, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    camera = Camera(model, bg)
+    for frame, maps in zip(frames, expected, strict=True):
+        np.testing.assert_allclose(camera(frame), maps, atol=1e-6)
+    assert encoded == [1]
+
+
+def test_a_camera_whose_frames_change_size_does_not_use_features_of_the_former_size():
+    model, bg = unet.build("small").eval(), noise(64, 96)
+    camera = Camera(model, bg)
+    for height, width in ((64, 96), (32, 48), (64, 96)):
+        frame = noise(height, width, seed=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            np.testing.assert_allclose(camera(frame), predict_pair(model, bg, frame), atol=1e-6)
+
+
+def test_calibration_scales_every_depth_and_replaces_an_earlier_one():
+    bg = np.full((20, 40, 3), 51, np.uint8)  # the stub's depth: 2 m
+    bg[:, 20:] = 153  # 6 m
+    camera = Camera(Stub(), bg)
+    for metres in (9.0, 3.0):
+        assert camera.calibrate(2, 10, metres) == pytest.approx(metres / 2, rel=1e-4)
+    depth_pred = camera(bg)[1]
+    assert depth_pred.dtype == np.float32
+    np.testing.assert_allclose(depth_pred[0, [0, -1]] * 10, [3, 9], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "metres", "message"),
+    [
+        (40, 0, 3, r"pixel \(40, 0\) is not in bg, 40x20: needed x in 0..39 and y in 0..19"),
+        (0, -1, 3, "is not in bg"),
+        (20, 10, 0, "distance is 0 m, needed more than 0"),
+        (20, 10, float("nan"), "distance is nan m"),
+        (39, 10, 3, r"at 10.00 m, where its depth is clipped; needed 0.1 to 9.9 m: choose another"),
+        (0, 10, 3, "at 0.00 m, where its depth is clipped"),
+    ],
+)
+def test_a_calibration_that_cannot_be_right_is_refused_and_changes_nothing(x, y, metres, message):
+    bg = np.full((20, 40, 3), 51, np.uint8)
+    bg[:, :5], bg[:, -5:] = 0, 255
+    camera = Camera(Stub(), bg)
+    with pytest.raises(ValueError, match=message):
+        camera.calibrate(x, y, metres)
+    assert camera.scale == 1
+
+
+def test_a_calibrated_camera_is_not_clipped_at_ten_metres(tmp_path):
+    bg = np.full((20, 20, 3), 153, np.uint8)  # 6 m
+    camera = Camera(Stub(), bg)
+    camera.calibrate(0, 0, 24)
+    depth = Image.open(write_prediction(tmp_path, *camera(bg))[1])
+    np.testing.assert_allclose(np.asarray(depth), 24_000, atol=2)
+
+
 # writing
+
+
+def test_a_cutout_holds_the_new_pixels_and_no_hidden_colours(tmp_path):
+    mask_pred, img = np.array([[0.2, 0.9]], np.float32), np.full((1, 2, 3), 7, np.uint8)
+    path = write_prediction(tmp_path, mask_pred, mask_pred, img=img, name="a")[-1]
+    assert path == tmp_path / "cutout" / "a.png"
+    with Image.open(path) as picture:
+        assert picture.mode == "RGBA"
+        assert np.asarray(picture).tolist() == [[[0, 0, 0, 0], [7, 7, 7, 255]]]
 
 
 def test_written_files_hold_what_was_predicted(tmp_path):
@@ -318,7 +391,7 @@ def test_written_files_hold_what_was_predicted(tmp_path):
     assert [p.name for p in paths] == ["mask.png", "depth.png", "depth_colour.png"]
     mask, depth, colour = (np.asarray(Image.open(path)) for path in paths)
     assert (mask.dtype, mask.tolist()) == (np.uint8, [[0, 0, 255, 255]])
-    assert depth.astype(int).tolist() == [[0, 1234, 5000, 10_000]]  # millimetres
+    assert depth.astype(int).tolist() == [[0, 1234, 5000, 11_000]]  # millimetres
     assert paths[1].read_bytes()[24] == 16  # IHDR: bit depth
     assert colour.shape == (1, 4, 3)
     for pixel, value in zip(colour[0], depth_pred[0], strict=True):

@@ -25,6 +25,12 @@ def main(batch_size: int = 16, size: int = 64, seconds: float = 10.0) -> None:
         base = base or row
         for what, rate in row.items():
             print(f"{name:8} {what:11}{rate:10,.0f} samples/s {rate / base[what]:8.3f} of small")
+    torch.set_num_threads(1)
+    for name in unet.NETWORKS:  # a fixed camera: one background, a frame at a time, one core
+        model, kept = unet.build(name).eval(), {}
+        bg, frame = torch.rand(2, 1, 3, 224, 224)
+        rate = _rate(lambda m=model, k=kept, a=bg, b=frame: unet.predict(m, a, b, k), 1, seconds)
+        print(f"{name:8} {rate:6.1f} frames/s at 224 px, one thread, background kept")
 
 
 def _train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
