@@ -67,7 +67,14 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, help="optimizer steps (default 1000)")
     length.add_argument("--epochs", type=float, help="passes over the training samples")
     p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    p.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[64, 128],
+        metavar="PIXELS",
+        help="sizes that take turns (default: 64 128)",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
@@ -75,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--take-over", action="store_true", help="although another session trains it")
 
     p = add("evaluate", evaluate, "score a trained network per subset, beside the baseline")
-    p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    p.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     p.add_argument("--out", type=Path, help="write the table here, too, as CSV")
 
     p = add("predict", predict, "mask, depth and cut-out of photographs, a video or a camera")
@@ -145,7 +152,7 @@ def _config(args: argparse.Namespace) -> config.Config:
         steps = round(args.epochs * max(1, (subsets == 0).sum() // args.batch_size))
     return config.Config(
         **seeds.recipe(args.recipe),
-        sizes=((args.size, steps),),
+        sizes=((tuple(args.sizes), steps),),
         batch_size=args.batch_size,
         seed=args.seed,
     )

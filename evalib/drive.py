@@ -203,7 +203,7 @@ def _is_gone(lease: dict) -> bool:
         os.kill(int(lease["pid"]), 0)  # signal 0 only asks whether the process is there
     except ProcessLookupError:
         return True
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, OverflowError, KeyError, TypeError, ValueError):
         pass
     return False
 

@@ -19,11 +19,11 @@ def trained(tmp_path_factory):
 
 
 def command(name, folder):
-    packs = f"--packs {folder}/packs --size 32"
+    packs, run = f"--packs {folder}/packs", f"--run {folder}/run"
     return {
-        "build": f"build playground-24 {packs}",
-        "train": f"train playground-24 {packs} --run {folder}/run --drive {folder}/drive --steps 2",
-        "evaluate": f"evaluate --run {folder}/run {packs} --limit 16 --out {folder}/scores.csv",
+        "build": f"build playground-24 {packs} --size 32",
+        "train": f"train playground-24 {packs} --sizes 32 {run} --drive {folder}/drive --steps 2",
+        "evaluate": f"evaluate {run} {packs} --size 32 --limit 16 --out {folder}/scores.csv",
     }[name]
 
 
@@ -60,7 +60,7 @@ def test_evaluate_prints_network_and_baseline_for_every_subset(trained, capsys):
 
 
 def test_the_config_of_a_run_trains_another_alike(trained, tmp_path, capsys):
-    line = command("train", trained).replace("--size 32 ", "").replace(" --steps 2", "")
+    line = command("train", trained).replace("--sizes 32 ", "").replace(" --steps 2", "")
     line = line.replace("/run", "/twin").replace("/drive", "/twin-drive")
     assert cli.main([*line.split(), "--config", str(trained / "run" / "config.json")]) == 0
     ours, theirs = (cli.runs.load(trained / name).state_dict() for name in ("run", "twin"))
@@ -141,7 +141,7 @@ def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
     ("line", "message"),
     [
         ("build no-such-tier", "no tier 'no-such-tier'"),
-        ("train playground-24 --size 32 --run {0}/r --recipe best --packs {0}", "is unknown"),
+        ("train playground-24 --sizes 32 --run {0}/r --recipe best --packs {0}", "is unknown"),
         ("evaluate --run {0}/nothing", "Train first"),
         ("predict {0}/a.jpg {0}/b.jpg --out {0}/o --run {0}/nothing", "Train first"),
         ("train playground-24 --run {0}/r --time-budget 50", "45s, 10min, 1.5h"),
