@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         type=int,
-        default=128,
-        help="pixels of the long side, in the network (default 128)",
+        default=photos.LONG_SIDE,
+        help=f"pixels of the long side, in the network (default {photos.LONG_SIDE})",
     )
     p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
     p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")

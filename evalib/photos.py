@@ -22,6 +22,7 @@ from evalib import unet
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
 METRES = 10.0  # of depth 1
+LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; chosen by rooms
 SURE = 0.1, 9.9  # metres; beyond them depth is clipped, or a sigmoid's far end
 
 
@@ -82,10 +83,12 @@ class Camera:
     Raises: ValueError: `bg` is no uint8 RGB array, or `long_side` is too small.
     """
 
-    def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = 128) -> None:
+    def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = LONG_SIDE) -> None:
         _check("bg", bg)
         if long_side < unet.MIN_SIZE:
-            raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more: take 128")
+            raise ValueError(
+                f"long_side is {long_side}, needed {unet.MIN_SIZE} or more: take {LONG_SIDE}"
+            )
         self.model, self.bg, self.long_side = model, bg, long_side
         self.scale = 1.0  # of depth; see `calibrate`
         self._kept = {}  # size inside the network: bg of that size, and its features
@@ -136,7 +139,7 @@ class Camera:
 
 
 def predict_pair(
-    model: nn.Module, bg: np.ndarray, img: np.ndarray, *, long_side: int = 128
+    model: nn.Module, bg: np.ndarray, img: np.ndarray, *, long_side: int = LONG_SIDE
 ) -> tuple[np.ndarray, np.ndarray]:
     """mask_pred, depth_pred of one pair of photos, uint8 RGB: as `Camera(model, bg)(img)`."""
     return Camera(model, bg, long_side=long_side)(img)
