@@ -111,7 +111,7 @@ class Session:
                     self._save()
                     last_save = time.monotonic()
                 longest_s, before = max(longest_s, time.monotonic() - before), time.monotonic()
-        self._tell(lost.is_set())
+        self._tell(lost.is_set(), progress)
         return runs.Run(
             self.run_dir,
             learner.step,
@@ -134,7 +134,8 @@ class Session:
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} cannot be gone on from: {error}.") from error
             n_steps = self.learner.config.n_steps
-            print(f"Going on from step {self.learner.step} of {n_steps} ({path}).")
+            where = "this disk" if path.parent == self.run_dir else "Drive"
+            print(f"Going on from step {self.learner.step} of {n_steps} ({path.name}, {where}).")
         for kind in ("step", "best"):
             self._mirror(found if kind == "step" else self._best(folders))
         began = {"first_step": self.learner.step, "began": timing.utc_now()}
@@ -204,10 +205,10 @@ class Session:
         if self.uploads:
             self.uploads.add(name, data)
 
-    def _tell(self, lost: bool) -> None:
+    def _tell(self, lost: bool, progress: bool) -> None:
         """How the session ended, and what is safe where."""
         learner = self.learner
-        if self.uploads and self.uploads.safe_step >= 0:
+        if progress and self.uploads and self.uploads.safe_step >= 0:
             print(f"On Drive, and read back from there: step {self.uploads.safe_step}.")
         if lost:
             print(f"Another session took this run over: stopped at step {learner.step}.")

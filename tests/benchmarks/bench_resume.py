@@ -72,13 +72,14 @@ def chain(folder: Path, run: Path, way: str, kills: int, chance: random.Random) 
     drive_dir = run.with_name(run.name + "-drive")
     while True:
         workers.append(chance.randrange(3))
-        newest = max(map(newest_step, (run, drive_dir)))
+        newest, since = max(map(newest_step, (run, drive_dir))), time.time()
         target = chance.choice((STEP, SAVE, COPY)) if len(hits) < kills else None
         with session(folder, run, drive_dir, way, workers[-1]) as (child, phase):
             hit = kill(child, phase, target, chance) if target else None
             if hit is None:
                 assert child.wait() == 0, "a session failed by itself"
-            if phase[0]:  # it came to a step: had it gone on from the newest?
+            begun = run / "sessions.csv"  # written once it has gone on: from the newest?
+            if begun.exists() and begun.stat().st_mtime > since:
                 behind += int(runs.read_sessions(run)[-1]["first_step"]) < newest
         if hit is None:
             shutil.rmtree(drive_dir)
