@@ -148,9 +148,9 @@ def prune(path: Path, *, keep: int, settle_s: float = 0.0) -> None:
     with contextlib.suppress(OSError):  # an untidy folder is no reason to stop
         now = time.time()
         files = _candidates([path.parent], NAME.fullmatch(path.name)["kind"])
-        newer = files.index(path) if path in files else len(files)  # a listing may be stale
+        start = files.index(path) if path in files else len(files)  # a listing may be stale
         standing = 0
-        for file in files[newer:]:
+        for file in files[start:]:
             if standing >= keep:
                 file.write_bytes(b"")
                 file.unlink()

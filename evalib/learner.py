@@ -203,8 +203,10 @@ class Learner:
 
     def finished(self) -> bool:
         """Whether the schedule is through, or nothing has improved for `config.patience`."""
-        stopped = schedules.stop_early(self.scores(), self.config.patience)
-        return stopped or self.step >= self.config.n_steps
+        if self.step >= self.config.n_steps:
+            return True
+        patience = self.config.patience  # asked at every step: the history is walked if need be
+        return bool(patience) and schedules.stop_early(self.scores(), patience)
 
     def scores(self) -> list[float]:
         """The score of each evaluation so far."""

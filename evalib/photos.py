@@ -74,8 +74,7 @@ class Camera:
 
     `mask_pred, depth_pred = Camera(model, bg)(frame)`. What the network makes of `bg` is computed
     once and kept, so a frame costs one encoder pass. The network sees frames shrunk to `long_side`
-    (enlarged only where a side would be below what it needs): it was trained on small pictures,
-    and what it learnt of sizes holds near that.
+    (enlarged only where a side would be below what it needs), which decides how fine edges are.
 
     Input:
         bg:        (H', W', 3) uint8, the empty scene.

@@ -136,8 +136,9 @@ class Session:
             n_steps = self.learner.config.n_steps
             where = "this disk" if path.parent == self.run_dir else "Drive"
             print(f"Going on from step {self.learner.step} of {n_steps} ({path.name}, {where}).")
-        for kind in ("step", "best"):
-            self._mirror(found if kind == "step" else self._best(folders))
+        # To the place that lacks them: a new machine's disk, or Drive if it could not be reached.
+        for path, _ in filter(None, (found, self._best(folders))):
+            self._store(path.name, checkpoint.retried(path.read_bytes))
         began = {"first_step": self.learner.step, "began": timing.utc_now()}
         self.sessions.append(began | {"machine": timing.machine()})
         with self._tolerant():
@@ -151,17 +152,6 @@ class Session:
         except (OSError, ValueError) as error:
             warnings.warn(f"the best weights so far cannot be read: {error}", stacklevel=2)
             return None
-
-    def _mirror(self, found: tuple[Path, dict] | None) -> None:
-        """Bring a checkpoint to the place that lacks it: a new machine's disk, or Drive if the
-        last session could not reach it."""
-        if not found:
-            return
-        name, data = found[0].name, checkpoint.retried(found[0].read_bytes)
-        with self._tolerant():
-            checkpoint.write(self.run_dir, name, data)
-        if self.uploads:
-            self.uploads.add(name, data)
 
     @contextlib.contextmanager
     def _tolerant(self) -> Iterator[None]:
@@ -183,7 +173,7 @@ class Session:
                 with self._tolerant():
                     runs.write_picture(self.run_dir, learner.step, *picture)
                 if learner.is_best(scores["score"]):
-                    self._write(learner.best(scores["score"]), kind="best")
+                    self._store(*checkpoint.serialise(learner.best(scores["score"]), "best"))
             row |= scores
         row |= {f"{name}_s": round(s, 4) for name, s in learner.timer.seconds.items()}
         learner.timer.reset()
@@ -195,11 +185,12 @@ class Session:
     def _save(self) -> None:
         """Write a checkpoint of this moment."""
         with self.learner.timer("checkpoint"):
-            self._write(self.learner.state() | {"sessions": self.sessions}, kind="step")
+            state = self.learner.state() | {"sessions": self.sessions}
+            self._store(*checkpoint.serialise(state))
 
-    def _write(self, state: dict, *, kind: str) -> None:
-        """To the run's folder, and to Drive even if that is full; training goes on in any case."""
-        name, data = checkpoint.serialise(state, kind)
+    def _store(self, name: str, data: bytes) -> None:
+        """To the run's folder, and to Drive even if that is full; training goes on in any case.
+        Where it is already, whole, it is left alone."""
         with self._tolerant():
             checkpoint.write(self.run_dir, name, data)
         if self.uploads:
