@@ -16,6 +16,7 @@ from torch import Tensor
 from evalib.draws import integers, noise, uniform
 
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
+CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
 CPU_CHUNK = 3 << 19  # numbers of one image kind at a time: in cache, 2.6 times as fast at 224 px
 STRIDE = 16  # pixels: sizes that the network need not pad
 REASONS = {  # transform: why photographs may differ so
@@ -40,10 +41,19 @@ RECIPES: dict[str, tuple[str, ...]] = {
 
 
 def transforms(recipe: str) -> tuple[str, ...]:
-    """The transforms of a recipe, in order. Raises ValueError, which lists the known recipes."""
-    if recipe not in RECIPES:
-        raise ValueError(f"no recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[recipe]
+    """The transforms of a recipe, in order; "whole-shadow-light" is "whole" without these two.
+
+    Raises: ValueError: lists the known recipes, or what the recipe holds.
+    """
+    name, *without = recipe.split("-")
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; known: {', '.join(RECIPES)}")
+    if missing := set(without) - set(RECIPES[name]):
+        raise ValueError(
+            f"recipe {recipe!r}: {name} has no {', '.join(sorted(missing))}; "
+            f"it has {', '.join(RECIPES[name]) or 'none'}"
+        )
+    return tuple(transform for transform in RECIPES[name] if transform not in without)
 
 
 def apply(recipe: str, batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
@@ -78,9 +88,9 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> di
         batch |= {name: _crop(batch[name], *window) for name in images}
     if "shadow" in names and "fg_bg" in batch:
         batch["fg_bg"] = batch["fg_bg"] * _shadow(keys, batch["fg_bg"])
-    if "noise" in names:  # whatever changes colour ends with noise
+    if CAMERA & set(names):
         shots = [name for name in SHOTS if name in batch]
-        batch |= {shot: _photograph(batch[shot], shot, keys, "blur" in names) for shot in shots}
+        batch |= {shot: _photograph(names, batch[shot], shot, keys) for shot in shots}
     return batch
 
 
@@ -123,7 +133,7 @@ def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[s
         crop.y_max, crop.x_max = crop.y_min + rows, crop.x_min + columns
         out = space(image=sample["bg"], **{k: sample[k] for k in ("fg_bg", *MAPS)})
         out["bg"] = out.pop("image")
-        if "noise" in names:
+        if {"shadow", *CAMERA} & set(names):
             seeds = integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
             for step, seed in zip((scene, shadow), seeds[:2], strict=True):
                 step.set_random_seed(seed)
@@ -178,21 +188,26 @@ def _shadow(keys: Tensor, x: Tensor) -> Tensor:
     return 1 - _column(depth, x) * inside * inside * (3 - 2 * inside)
 
 
-def _photograph(x: Tensor, shot: str, keys: Tensor, blur: bool) -> Tensor:
+def _photograph(names: tuple[str, ...], x: Tensor, shot: str, keys: Tensor) -> Tensor:
     """What the camera makes of the scene (B, 3, H, W); all gains are one 3x3 matrix, one pass."""
-    gain = uniform(keys, f"exposure/{shot}", 0.75, 1.25)
-    gain = gain * uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)
-    matrix = (_colour_matrix(keys) * gain[:, :, None]).to(x.device)[..., None, None]
+    matrix = _colour_matrix(keys) if "colour_matrix" in names else torch.eye(3).repeat(len(x), 1, 1)
+    if "exposure" in names:
+        matrix = matrix * uniform(keys, f"exposure/{shot}", 0.75, 1.25)[:, :, None]
+    if "white_balance" in names:
+        matrix = matrix * uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)[:, :, None]
+    matrix = matrix.to(x.device)[..., None, None]
     y = x[:, :1] * matrix[:, :, 0]
     y += x[:, 1:2] * matrix[:, :, 1]
     y += x[:, 2:] * matrix[:, :, 2]
     y.clamp_(0, 1)
-    # A parabola through black and white; at .5 it moves as far as gamma 1.4 and .7 do.
-    y += (1 - y) * y * _column(uniform(keys, f"tone/{shot}", -0.48, 0.46), x)
-    if blur:
+    if "tone" in names:  # a parabola through black and white; at .5 as far as gamma 1.4 and .7
+        y += (1 - y) * y * _column(uniform(keys, f"tone/{shot}", -0.48, 0.46), x)
+    if "blur" in names:
         softened = integers(keys, "blur", 4) == SHOTS.index(shot)
         y += (_binomial(y) - y) * _column(softened * uniform(keys, "blur/share", 0, 1), x)
-    y += noise(keys, f"noise/field/{shot}", y) * _column(uniform(keys, f"noise/{shot}", 0, 0.03), x)
+    if "noise" in names:
+        strength = uniform(keys, f"noise/{shot}", 0, 0.03)
+        y += noise(keys, f"noise/field/{shot}", y) * _column(strength, x)
     return y.clamp_(0, 1)
 
 

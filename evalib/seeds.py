@@ -1,7 +1,8 @@
 """The systems of earlier write-ups, rebuilt: networks from their layer tables, and recipes.
 
 `lean` and `resnet` are the two tables of seed document 002: one network per task, from `fg_bg`
-alone. A recipe holds what differs from the defaults of `Config`; ours is the first.
+alone; `lean-both` and `resnet-both` are the same with `bg` beside it, for a fair comparison.
+A recipe holds what differs from the defaults of `Config`; ours is the first.
 
 Source: U-Net, Ronneberger et al. 2015; ResNet-18, He et al. 2015 (torchvision's, untrained).
 """
@@ -52,7 +53,7 @@ def recipe(name: str) -> dict:
 
 
 class Lean(nn.Module):
-    """The lean table of seed 002: 507,203 parameters, one map from one image.
+    """The lean table of seed 002: 507,203 parameters, one map from one image of 3 channels.
 
     The table lists no pooling or upsampling, so only its shapes speak: strides of 2 and nearest
     upsampling fit them, and the channel counts leave room for two skips (128 at 1/4, 32 at 1/2).
@@ -62,10 +63,10 @@ class Lean(nn.Module):
 
     STRIDE = 8
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
         block = partial(layers.block, bias=True)  # as the table counts; BatchNorm undoes a bias
-        self.to_half = nn.Sequential(block(3, 16), block(16, 32, stride=2))
+        self.to_half = nn.Sequential(block(channels, 16), block(16, 32, stride=2))
         self.to_quarter = nn.Sequential(block(32, 64, stride=2), block(64, 128))
         self.to_eighth = block(128, 128, 1, stride=2)
         self.at_quarter = nn.Sequential(block(256, 128), block(128, 32))
@@ -82,7 +83,7 @@ class Lean(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """The ResNet table of seed 002: 17,799,809 parameters, one map from one image.
+    """The ResNet table of seed 002: 17,799,809 parameters, one map from one image of 3 channels.
 
     Every skip passes a 1x1 convolution; the decoder has no BatchNorm. How the original upsampled
     is not in the table (nothing to count); here it is nearest.
@@ -90,13 +91,15 @@ class ResNetUNet(nn.Module):
 
     STRIDE = 32
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
         conv = partial(layers.block, bias=True, norm=False)
         net = resnet18(weights=None)
+        if channels != 3:
+            net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         stem = nn.Sequential(net.conv1, net.bn1, net.relu)
         first = nn.Sequential(net.maxpool, net.layer1)
-        self.full = nn.Sequential(conv(3, 64), conv(64, 64))
+        self.full = nn.Sequential(conv(channels, 64), conv(64, 64))
         self.encoder = nn.ModuleList([stem, first, net.layer2, net.layer3, net.layer4])
         self.skips = nn.ModuleList(conv(c, c, 1) for c in (64, 64, 128, 256, 512))
         # (from below, from the skip, out), coarse to fine
@@ -116,14 +119,16 @@ class ResNetUNet(nn.Module):
 
 
 class PerTask(nn.Module):
-    """Two separate networks, `mask` and `depth`, each from `fg_bg` alone; `bg` is not looked at."""
+    """Two separate networks, `mask` and `depth`, each from `fg_bg` alone, or from `both` shots."""
 
-    def __init__(self, network: type[Lean] | type[ResNetUNet]) -> None:
+    def __init__(self, network: type[Lean] | type[ResNetUNet], both: bool = False) -> None:
         super().__init__()
-        self.mask, self.depth = network(), network()
+        channels, self.both = 6 if both else 3, both
+        self.mask, self.depth = network(channels), network(channels)
 
     def forward(self, bg: Tensor, fg_bg: Tensor) -> dict[str, Tensor]:
         """As `Small.forward`."""
         check(bg, fg_bg)
-        x = prepare(fg_bg, self.mask.STRIDE)
+        shots = [fg_bg, bg] if self.both else [fg_bg]
+        x = torch.cat([prepare(shot, self.mask.STRIDE) for shot in shots], 1)
         return finish(self.mask(x), self.depth(x), fg_bg)

@@ -1,7 +1,7 @@
 """The networks: two photographs in, mask and depth logits out.
 
 `small` is ours: both inputs, both maps, under half a million parameters. `lean` and `resnet` are
-those of earlier write-ups (`seeds`): `fg_bg` only, one network per task.
+those of earlier write-ups (`seeds`): `fg_bg` only, one network per task; or, "-both", both shots.
 
 Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff, Daudt et al. 2018;
 PixelShuffle, Shi et al. 2016.
@@ -213,6 +213,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "small": Small,
     "lean": partial(seeds.PerTask, seeds.Lean),
     "resnet": partial(seeds.PerTask, seeds.ResNetUNet),
+    "lean-both": partial(seeds.PerTask, seeds.Lean, both=True),
+    "resnet-both": partial(seeds.PerTask, seeds.ResNetUNet, both=True),
 }
 
 
@@ -265,15 +267,16 @@ def measure(name: str, size: int = 64) -> dict[str, int | float | str]:
         model(image, image)
     n, note = sum(p.numel() for p in model.parameters()), "both inputs, both maps"
     if isinstance(model, seeds.PerTask):
-        note = f"fg_bg only, 2 networks of {n // 2:,}" + seeds.RESNET_NOTE * (name == "resnet")
+        inputs = "both inputs" if model.both else "fg_bg only"
+        note = f"{inputs}, 2 networks of {n // 2:,}" + seeds.RESNET_NOTE * (name == "resnet")
     row = {"network": name, "parameters": n, "mb": n * 4 / 2**20}
     return row | {"multiply_adds": counter.get_total_flops() // 2, "note": note}
 
 
 def table(names: Sequence[str] = tuple(NETWORKS), size: int = 64) -> str:
     """`measure` of several networks as text, one line each."""
-    lines = [f"network   parameters     MB  {f'Mmult-adds@{size}':>14}  note"]
+    lines = [f"network       parameters     MB  {f'Mmult-adds@{size}':>14}  note"]
     for row in (measure(name, size) for name in names):
         numbers = f"{row['parameters']:12,} {row['mb']:6.1f}  {row['multiply_adds'] / 1e6:14,.1f}"
-        lines.append(f"{row['network']:8}{numbers}  {row['note']}")
+        lines.append(f"{row['network']:12}{numbers}  {row['note']}")
     return "\n".join(lines)

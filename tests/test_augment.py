@@ -247,6 +247,21 @@ def test_an_unknown_recipe_names_the_known_ones(use):
         use("flop")
 
 
+def test_a_recipe_can_do_without_some_of_its_transforms():
+    assert augment.transforms("colour-tone-noise") == ("colour_matrix", "exposure", "white_balance")
+    with pytest.raises(ValueError, match="flip has no tone; it has flip"):
+        augment.transforms("flip-tone")
+    x = torch.rand(8, 3, SIZE, SIZE)
+    keys = draws.sample_keys(0, 0, np.arange(8))
+    gone = "colour_matrix-exposure-white_balance-tone-noise"
+    out = augment.apply(f"colour-{gone}", {"bg": x}, keys=keys)
+    assert torch.equal(out["bg"], x)
+    for kept in augment.CAMERA:
+        others = "-".join(augment.CAMERA - {kept})
+        out = augment.apply(f"whole-flip-shadow-{others}", {"bg": x.clone()}, keys=keys)
+        assert not torch.equal(out["bg"], x), kept
+
+
 @pytest.mark.parametrize("recipe", GEOMETRY)
 def test_albumentations_gives_the_same_pixels_as_the_batch_way(pack, recipe):
     ways = [

@@ -18,7 +18,7 @@ def test_the_tiers_are_there_with_their_counts():
         "mid-1000": 1000,
         "full-400k": 400_000,
         "evaluation": 2000,
-        "wide-200k": 200_000,
+        "wide-400k": 400_000,
     }
 
 

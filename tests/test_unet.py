@@ -79,7 +79,7 @@ def test_every_parameter_receives_gradient(name):
     (out["mask_logits"].square().mean() + out["depth_logits"].square().mean()).backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A constant before BatchNorm is taken out again by it.
-    before_norm = {"lean": "bias"}.get(name)
+    before_norm = {"lean": "bias", "lean-both": "bias"}.get(name)
     assert [n for n in missing if not (before_norm and n.endswith(before_norm))] == []
 
 
@@ -202,12 +202,12 @@ def test_kept_background_features_change_nothing():
         torch.testing.assert_close(one[name], logits, rtol=0, atol=1e-5)
 
 
-def test_small_looks_at_the_background_and_the_others_do_not():
+def test_the_networks_of_earlier_write_ups_look_at_the_background_only_if_given_both():
     (bg, fg_bg), other = pair(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     for name in unet.NETWORKS:
         model = unet.build(name).eval()
         same = torch.equal(model(bg, fg_bg)["mask_logits"], model(other, fg_bg)["mask_logits"])
-        assert same == (name != "small")
+        assert same == (name in ("lean", "resnet"))
 
 
 @pytest.mark.parametrize("name", ["small", "lean"])
