@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from evalib import (
+    anchor,
     config,
     footage,
     metrics,
@@ -97,7 +98,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
     p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
-    p.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
+    known = p.add_mutually_exclusive_group()
+    known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
+    known.add_argument(
+        "--bg-depth", type=Path, metavar="PNG", help="the empty scene's depth: 16 bits, millimetres"
+    )
 
     p = add("export", export, "write a network as an ONNX graph")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
@@ -179,7 +184,11 @@ def _model(args: argparse.Namespace, default: Path | None = None) -> nn.Module:
 def evaluate(args: argparse.Namespace) -> None:
     model = _model(args)
     pack = packs.build("evaluation", args.size, limit=args.limit, root=args.packs)
-    table = metrics.by_subset({"network": unet.predictor(model)}, pack)
+    predictors = {
+        "network": unet.predictor(model),
+        "network + bg_depth": anchor.predictor(model),
+    }
+    table = metrics.by_subset(predictors, pack)
     print(metrics.format_table(table))
     if args.out:
         runs.write_csv(args.out, table)
@@ -193,6 +202,8 @@ def predict(args: argparse.Namespace) -> None:
     camera = photos.Camera(model, bg, long_side=args.size)
     if args.calibrate:
         print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
+    if args.bg_depth:
+        camera.anchor(photos.load_depth(args.bg_depth))
     with footage.overlay(args.overlay, fps) as show:
         for name, img in itertools.chain([first], frames):
             try:

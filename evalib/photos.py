@@ -18,11 +18,13 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from evalib import unet
+from evalib.anchor import anchored
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
 METRES = 10.0  # of depth 1
 LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; chosen by rooms
+NEAREST = Image.Resampling.NEAREST  # between two depths lies nothing
 SURE = 0.1, 9.9  # metres; beyond them depth is clipped, or a sigmoid's far end
 
 
@@ -54,6 +56,27 @@ def load_photo(source: str | Path | bytes | memoryview) -> np.ndarray:
         needed = f"a whole {', '.join(FORMATS)} (not HEIC) of at most 89 million pixels"
         todo = "export it again as JPEG or 8-bit PNG"
         raise ValueError(f"cannot read {name} ({error}): needed {needed}; {todo}") from error
+
+
+def load_depth(path: str | Path) -> np.ndarray:
+    """Read a depth map as depth cameras write it, and `write_prediction` too.
+
+    Returns: (H, W) float32 metres, from a PNG or TIFF of one channel of 16 bits in millimetres;
+        0 where it is not known.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no such picture.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no depth map at {path}: give the path of a 16-bit PNG")
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            if not image.mode.startswith("I"):
+                raise ValueError(f"its pixels are {image.mode}, not one channel of 16 bits")
+            return np.asarray(image).astype(np.float32) / 1000
+    except Exception as error:
+        needed = "needed a PNG or TIFF of one channel of 16 bits, in millimetres"
+        raise ValueError(f"cannot read the depth map {path} ({error}): {needed}") from error
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
@@ -90,13 +113,14 @@ class Camera:
             )
         self.model, self.bg, self.long_side = model, bg, long_side
         self.scale = 1.0  # of depth; see `calibrate`
+        self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tell what is new in `frame`, (H, W, 3) uint8, and how far away everything is.
 
         Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
-            which is 0..1 times `scale`.
+            which is 0..1 times `scale`, or agrees with what `anchor` was given.
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
         """
@@ -111,7 +135,27 @@ class Camera:
         maps = torch.cat(unet.predict(self.model, bg, _shrink(frame, size), features), dim=1)
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
         mask_pred, depth_pred = maps[0].cpu().numpy()
-        return mask_pred, depth_pred * self.scale
+        if self.bg_depth is None:
+            return mask_pred, depth_pred * self.scale
+        bg_depth = np.asarray(Image.fromarray(self.bg_depth).resize(full[::-1], NEAREST))
+        return mask_pred, anchored(mask_pred, depth_pred, bg_depth).astype(np.float32)
+
+    def anchor(self, bg_depth: np.ndarray) -> None:
+        """Say how far away everything in `bg` is; from then on depth agrees with it (`anchored`).
+
+        Input: bg_depth: metres along the camera's axis, (H', W') or of the same proportions; 0 or
+            nan where it is not known. It takes the place of `calibrate`.
+        Raises: ValueError: not such a map, or hardly any of it is known.
+        """
+        if bg_depth.ndim != 2 or not bg_depth.size:
+            raise ValueError(
+                f"the empty scene's depth is {bg_depth.shape}, needed (H, W) in metres"
+            )
+        _check_proportions(self.bg, bg_depth, "bg_depth")
+        metres = np.nan_to_num(bg_depth.astype(np.float32), posinf=0, neginf=0)
+        if (metres > 0).mean() < 0.05:
+            raise ValueError("less than 5 % of the empty scene's depth is known (more than 0 m)")
+        self.bg_depth = metres / METRES
 
     def calibrate(self, x: int, y: int, metres: float) -> float:
         """Say how far away pixel (x, y) of `bg` is; from then on depth is multiplied by `scale`.
@@ -150,13 +194,13 @@ def _check(name: str, photo: np.ndarray) -> None:
         raise ValueError(f"{name} is {got}, needed uint8 (H, W, 3): read it with load_photo")
 
 
-def _check_proportions(bg: np.ndarray, img: np.ndarray) -> None:
+def _check_proportions(bg: np.ndarray, img: np.ndarray, name: str = "img") -> None:
     (bg_h, bg_w), (h, w) = bg.shape[:2], img.shape[:2]
-    sizes = f"bg is {bg_w}x{bg_h}, img is {w}x{h} (width x height)"
+    sizes = f"bg is {bg_w}x{bg_h}, {name} is {w}x{h} (width x height)"
     if abs(bg_w * h / (bg_h * w) - 1) > SAME_ASPECT:
         todo = "take both with one fixed camera and one setting, or crop them to the same view"
         raise ValueError(f"{sizes}: the proportions differ; {todo}")
-    if (bg_h, bg_w) != (h, w):
+    if (bg_h, bg_w) != (h, w) and name == "img":
         warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=3)
 
 

@@ -15,11 +15,12 @@ from evalib.backdrop import DEPTH_M, backdrop, lit, shade
 from evalib.photo import develop
 from evalib.places import N_BG
 from evalib.sketch import chance
-from evalib.staging import EMPTY_SHARE, N_FG, N_PLACEMENTS, Cast, cast, held_out
+from evalib.staging import EMPTY_SHARE, N_FG, N_PLACEMENTS, Cast, cast, empty, held_out
 from evalib.surfaces import Surface, surface
 from evalib.trace import View, grid, raster
 
-__all__ = "EMPTY_SHARE", "N_BG", "N_FG", "N_PLACEMENTS", "held_out", "render", "render_backgrounds"
+__all__ = ["EMPTY_SHARE", "N_BG", "N_FG", "N_PLACEMENTS", "empty", "held_out"]
+__all__ += ["render", "render_backgrounds"]
 
 GROUP_RAYS = 64 * 128 * 128  # of samples rendered together: 64 of 64 px
 

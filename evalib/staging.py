@@ -22,6 +22,11 @@ def held_out(i: int) -> bool:
     return i % 5 == 4
 
 
+def empty(ids: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(N,) bool: which samples show nothing new, whatever object their number names."""
+    return chance(seed, ids, "empty", 1)[:, 0] < EMPTY_SHARE
+
+
 class Cast(NamedTuple):
     """k objects in the pictures of a group: whose picture, feet (k, 3), half width; their parts."""
 
@@ -35,7 +40,7 @@ class Cast(NamedTuple):
 def cast(seed: int, bg: int, ids: np.ndarray) -> Cast | None:
     """Choose objects and spots until each sample meant to show something does; None: all empty."""
     drop, _ = probe(seed, bg)
-    owner = np.flatnonzero(chance(seed, ids, "empty", 1)[:, 0] >= EMPTY_SHARE)
+    owner = np.flatnonzero(~empty(ids, seed))
     if not len(owner):
         return None
     spot, mirror, fg = ids // 2, ids % 2 == 1, ids // N_PLACEMENTS % N_FG

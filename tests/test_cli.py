@@ -50,13 +50,13 @@ def test_train_again_with_other_settings_is_refused_by_name(trained, capsys, mon
     assert "another seed" in capsys.readouterr().err
 
 
-def test_evaluate_prints_network_and_baseline_for_every_subset(trained, capsys):
+def test_evaluate_prints_both_predictors_and_the_baseline_for_every_subset(trained, capsys):
     assert cli.main(command("evaluate", trained).split()) == 0
     out = capsys.readouterr().out
     for subset in ("seen", "unseen_bg", "unseen_fg", "unseen_both"):
-        assert out.count(f" {subset} ") + out.count(f"\n{subset} ") == 2
+        assert out.count(f" {subset} ") + out.count(f"\n{subset} ") == 3
     with open(trained / "scores.csv") as file:
-        assert len(list(csv.DictReader(file))) == 8
+        assert len(list(csv.DictReader(file))) == 12
 
 
 def test_the_config_of_a_run_trains_another_alike(trained, tmp_path, capsys):
@@ -120,6 +120,12 @@ def test_predict_uses_size_and_calibration(trained, scene, tmp_path, capsys):
         depths.append(np.asarray(Image.open(out / "depth.png")).astype(int))
     assert depths[0][30, 45] not in (9500, depths[1][30, 45])
     assert abs(depths[2][30, 45] - 9500) <= 1
+    known = out / "depth.png"
+    assert predict(trained, bg, bg, out / "again", "--bg-depth", known) == 0
+    again = np.asarray(Image.open(out / "again" / "depth.png")).astype(int)
+    assert np.median(np.abs(again - depths[2])) <= 1  # the empty scene's, handed back
+    with pytest.raises(SystemExit):
+        predict(trained, bg, bg, out, "--calibrate", "45,30,2", "--bg-depth", known)
     with pytest.raises(SystemExit):
         predict(trained, bg, bg, out, "--calibrate", "45,30")
     assert "'45,30' came, needed X,Y,METRES" in capsys.readouterr().err

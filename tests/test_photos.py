@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from torch import nn
 
 from evalib import unet
-from evalib.photos import Camera, load_photo, predict_pair, write_prediction
+from evalib.photos import Camera, load_depth, load_photo, predict_pair, write_prediction
 
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
 
@@ -362,6 +362,49 @@ def test_a_calibration_that_cannot_be_right_is_refused_and_changes_nothing(x, y,
     with pytest.raises(ValueError, match=message):
         camera.calibrate(x, y, metres)
     assert camera.scale == 1
+
+
+def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
+    bg = np.full((20, 40, 3), 51, np.uint8)  # the stub's depth: 2 m
+    img = bg.copy()
+    img[8:16, 10:20] = 153  # new
+    measured = np.full((10, 20), 3.0, np.float32)  # a depth camera of half the resolution
+    measured[0, 0] = 0  # and with a hole
+    Image.fromarray((measured * 1000).astype(np.uint16)).save(tmp_path / "empty.png")
+    camera = Camera(Stub(), bg)
+    camera.anchor(load_depth(tmp_path / "empty.png"))
+    mask_pred, depth_pred = camera(img)
+    new = mask_pred > 0.5
+    assert depth_pred.dtype == np.float32 and new.any()
+    np.testing.assert_allclose(depth_pred[~new], 0.3, rtol=1e-3)
+    assert depth_pred[new].max() <= 0.3 + 1e-6  # nothing is behind what it hides
+
+
+def test_a_depth_map_comes_back_as_it_was_written(tmp_path):
+    mask_pred = np.zeros((4, 6), np.float32)
+    depth_pred = np.linspace(0, 1.2, 24, dtype=np.float32).reshape(4, 6)
+    path = write_prediction(tmp_path, mask_pred, depth_pred)[1]
+    np.testing.assert_allclose(load_depth(path), depth_pred * 10, atol=0.0006)
+
+
+def test_depth_maps_that_cannot_be_right_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give the path of a 16-bit PNG"):
+        load_depth(tmp_path / "none.png")
+    Image.fromarray(noise(4, 4)).save(tmp_path / "colour.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("colour.png", "text.png"):
+        with pytest.raises(ValueError, match="one channel of 16 bits, in millimetres"):
+            load_depth(tmp_path / name)
+    camera = Camera(Stub(), noise(20, 40))
+    for depth, message in [
+        (np.ones((20, 20)), "bg_depth is 20x20 .* the proportions differ"),
+        (np.zeros((20, 40)), "less than 5 % of the empty scene's depth is known"),
+        (np.full((20, 40), np.nan), "less than 5 %"),
+        (np.ones((20, 40, 3)), r"is \(20, 40, 3\), needed \(H, W\) in metres"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            camera.anchor(depth)
+    assert camera.bg_depth is None
 
 
 def test_a_calibrated_camera_is_not_clipped_at_ten_metres(tmp_path):

@@ -81,7 +81,10 @@ def train(group: str, name: str, without: str, changes: dict) -> torch.nn.Module
     run_dir = OUT / "runs" / folder(group, name)
     n = N_SAMPLES if group == "ingredients" else N_DRAWN
     with some_rows(n, KEPT_ROOMS.get(name, 1)):
-        return training.train(config, found, run_dir, progress=False).model
+        run = training.train(config, found, run_dir, progress=False)
+    if not run.done:
+        raise KeyboardInterrupt(f"{name} is unfinished; the same command goes on with it")
+    return run.model
 
 
 def folder(group: str, name: str) -> str:
