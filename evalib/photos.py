@@ -124,6 +124,15 @@ class Camera:
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
         """
+        mask_pred, depth_pred = self._look(frame)
+        if self.bg_depth is None:
+            return mask_pred, depth_pred * self.scale
+        size = frame.shape[1::-1]
+        bg_depth = np.asarray(Image.fromarray(self.bg_depth).resize(size, NEAREST))
+        return mask_pred, anchored(mask_pred, depth_pred, bg_depth).astype(np.float32)
+
+    def _look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the network says, at the size of `frame`."""
         _check("img", frame)
         _check_proportions(self.bg, frame)
         full = frame.shape[:2]
@@ -134,17 +143,13 @@ class Camera:
         bg, features = self._kept[size]
         maps = torch.cat(unet.predict(self.model, bg, _shrink(frame, size), features), dim=1)
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
-        mask_pred, depth_pred = maps[0].cpu().numpy()
-        if self.bg_depth is None:
-            return mask_pred, depth_pred * self.scale
-        bg_depth = np.asarray(Image.fromarray(self.bg_depth).resize(full[::-1], NEAREST))
-        return mask_pred, anchored(mask_pred, depth_pred, bg_depth).astype(np.float32)
+        return tuple(maps[0].cpu().numpy())
 
     def anchor(self, bg_depth: np.ndarray) -> None:
         """Say how far away everything in `bg` is; from then on depth agrees with it (`anchored`).
 
         Input: bg_depth: metres along the camera's axis, (H', W') or of the same proportions; 0 or
-            nan where it is not known. It takes the place of `calibrate`.
+            nan where it is not known. Of this and `calibrate` the later call counts.
         Raises: ValueError: not such a map, or hardly any of it is known.
         """
         if bg_depth.ndim != 2 or not bg_depth.size:
@@ -173,11 +178,11 @@ class Camera:
             raise ValueError(f"pixel ({x}, {y}) is not in bg, {width}x{height}: {needed}")
         if not 0 < metres < math.inf:
             raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
-        seen = METRES * self(self.bg)[1][y, x] / self.scale
+        seen = METRES * self._look(self.bg)[1][y, x]
         if not SURE[0] <= seen <= SURE[1]:
             text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
             raise ValueError(f"{text}; needed {SURE[0]} to {SURE[1]} m: choose another point")
-        self.scale = float(metres / seen)
+        self.scale, self.bg_depth = float(metres / seen), None
         return self.scale
 
 
@@ -201,7 +206,7 @@ def _check_proportions(bg: np.ndarray, img: np.ndarray, name: str = "img") -> No
         todo = "take both with one fixed camera and one setting, or crop them to the same view"
         raise ValueError(f"{sizes}: the proportions differ; {todo}")
     if (bg_h, bg_w) != (h, w) and name == "img":
-        warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=3)
+        warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=4)
 
 
 def _shrink(photo: np.ndarray, size: tuple[int, int]) -> torch.Tensor:

@@ -378,6 +378,8 @@ def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
     assert depth_pred.dtype == np.float32 and new.any()
     np.testing.assert_allclose(depth_pred[~new], 0.3, rtol=1e-3)
     assert depth_pred[new].max() <= 0.3 + 1e-6  # nothing is behind what it hides
+    assert camera.calibrate(30, 10, 4) == pytest.approx(2, rel=1e-4)  # the later call counts
+    np.testing.assert_allclose(camera(bg)[1], 0.4, rtol=1e-3)
 
 
 def test_a_depth_map_comes_back_as_it_was_written(tmp_path):
