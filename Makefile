@@ -1,11 +1,15 @@
 # Two commands for a newcomer: `make series` runs the five notebooks, `make test` runs every test.
+# `make colab` runs the notebooks as on Colab; `make address REPO=owner/name` says where this is.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+NBVAL  := -q -x -p no:cacheprovider -W ignore --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 STAMP  := $(VENV)/installed-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+COLAB  := .venv-colab
+COLAB_STAMP := $(COLAB)/installed-$(shell cat requirements.txt tests/colab/preinstalled.py tests/colab/installed-cpu.txt | cksum | cut -d' ' -f1)
 
-.PHONY: series test lint clean
+.PHONY: series test lint colab address clean
 
 $(STAMP): requirements.txt tests/requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,9 +29,19 @@ test: lint
 	$(BIN)/python -m pytest -q
 	rm -rf output/smoke
 	for notebook in $(NOTEBOOKS); do \
-	  EVALIB_SMOKE=1 $(BIN)/python -m pytest -q -x -p no:cacheprovider -W ignore \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $$notebook || exit 1; \
+	  EVALIB_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) $$notebook || exit 1; \
 	done
+
+# With Colab's versions and Python, and stand-ins for it in tests/colab/.
+$(COLAB_STAMP):
+	$(PYTHON) tests/colab/preinstalled.py $(COLAB)
+	touch $@
+
+colab: $(COLAB_STAMP)
+	$(COLAB)/bin/python tests/colab/series.py
+
+address:
+	@$(PYTHON) .github/address.py $(if $(findstring command line,$(origin REPO)),'$(REPO)')
 
 clean:
 	rm -rf output .pytest_cache .ruff_cache

@@ -13,7 +13,8 @@ import torch
 from evalib import timing
 
 T = TypeVar("T")
-DRIVE = Path(os.environ.get("EVALIB_DRIVE", "/content/drive/MyDrive/evalib"))
+CONTENT = Path(os.environ.get("EVALIB_CONTENT", "/content"))  # elsewhere only in tests
+DRIVE = CONTENT / "drive" / "MyDrive" / "evalib"
 
 
 def on_colab() -> bool:
@@ -38,7 +39,7 @@ def home() -> Path:
 
     Sizes do not share folders, so that a test never goes on from a real run.
     """
-    root = Path("/content/evalib-output") if on_colab() else Path(__file__).parents[1] / "output"
+    root = CONTENT / "evalib-output" if on_colab() else Path(__file__).parents[1] / "output"
     return root / size()
 
 

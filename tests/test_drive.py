@@ -362,7 +362,7 @@ def test_colabs_drive_is_where_the_folders_are(tmp_path):
     root = Path(__file__).parents[1]
     paths = os.pathsep.join([str(root), str(root / "tests" / "colab")])
     drive_root = tmp_path / "drive"
-    environment = {"PYTHONPATH": paths, "EVALIB_DRIVE": str(drive_root / "MyDrive" / "evalib")}
+    environment = {"PYTHONPATH": paths, "EVALIB_CONTENT": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code, str(drive_root)],
         env=os.environ | environment,

@@ -2,8 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -75,4 +78,37 @@ def test_links_to_other_files_exist(path):
 
 def test_some_cells_must_give_the_same_output_everywhere():
     marked = [c for path in PATHS for c in cells(path, "code") if "NBVAL_CHECK_OUTPUT" in source(c)]
-    assert len(marked) >= 5 and all(cell["outputs"] for cell in marked)
+    assert len(marked) >= 8 and all(cell["outputs"] for cell in marked)
+
+
+def test_nbval_fails_where_an_output_is_wrong_and_where_a_cell_raises(tmp_path):
+    """With the options of `make test`, so that its green means something."""
+    marked = "# NBVAL_CHECK_OUTPUT\nprint(6 * 7)"
+    for name, code, stored in [
+        ("right", marked, "42\n"),
+        ("wrong", marked, "43\n"),
+        ("unmarked", "print(6 * 7)", "43\n"),
+        ("raises", "raise ValueError", "42\n"),
+        ("silent", "# NBVAL_CHECK_OUTPUT\nx = 6 * 7", "42\n"),
+    ]:
+        output = nbformat.v4.new_output("stream", text=stored)
+        cell = nbformat.v4.new_code_cell(code, execution_count=1, outputs=[output])
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    options = re.search(r"^NBVAL\s*:= (.*)", (ROOT / "Makefile").read_text(), flags=re.M)[1]
+    options = ["-rA", *options.replace("-x ", "").split()]  # go on after a failure, and list all
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    outcomes = {
+        name: word for word, name in re.findall(r"^([A-Z]+) (\w+)\.ipynb", done.stdout, re.M)
+    }
+    failed = {"wrong", "raises", "silent"}
+    passed = {"right", "unmarked"}
+    assert outcomes == dict.fromkeys(failed, "FAILED") | dict.fromkeys(passed, "PASSED"), (
+        done.stdout
+    )
+    assert done.returncode == 1
