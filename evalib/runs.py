@@ -88,7 +88,8 @@ def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = N
         for sizes, steps in config["sizes"]
     )
     training = (
-        f"Steps: {stages}, each of {config['batch_size']} samples; seed {config['seed']}; "
+        f"Steps: {stages}, each of {config['batch_size']} samples of the smallest size, or of as "
+        f"many larger ones as have the same area; seed {config['seed']}; "
         f"averaged weights of step {state['step']}."
     )
     return shipped.write(model, config["network"], folder, {"training": training} | (facts or {}))
