@@ -43,7 +43,7 @@ TIERS = {
     name: replace(WIDE, name=f"wide-{end}", n_samples=8000, backgrounds=(0, end))
     for name, end in {"rooms": 400, "half": 200}.items()
 }
-TIERS["wide"] = WIDE
+TIERS[WIDE.name] = WIDE
 N_WIDE = 50_000
 PHOTOMETRIC = "-shadow-exposure-white_balance-tone-blur-noise"
 ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of the config)
@@ -55,14 +55,14 @@ ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of
         "no large objects": ("rooms", "large", {}),
         "no shadows": ("rooms", "shadows", {"augment": "whole-shadow"}),
         "half the rooms": ("half", "nothing", {}),
-        "twelve times the rooms": ("wide", "nothing", {}),
+        "twelve times the rooms": (WIDE.name, "nothing", {}),
     },
     "networks": {
-        "small": ("wide", "nothing", {}),
-        "lean": ("wide", "nothing", {"network": "lean"}),
-        "lean, both shots": ("wide", "nothing", {"network": "lean-both"}),
-        "resnet": ("wide", "nothing", {"network": "resnet", "lr": 1e-3}),
-        "resnet, both shots": ("wide", "nothing", {"network": "resnet-both", "lr": 1e-3}),
+        "small": (WIDE.name, "nothing", {}),
+        "lean": (WIDE.name, "nothing", {"network": "lean"}),
+        "lean, both shots": (WIDE.name, "nothing", {"network": "lean-both"}),
+        "resnet": (WIDE.name, "nothing", {"network": "resnet", "lr": 1e-3}),
+        "resnet, both shots": (WIDE.name, "nothing", {"network": "resnet-both", "lr": 1e-3}),
     },
 }
 
@@ -90,7 +90,7 @@ def train(group: str, name: str, tier: str, without: str, changes: dict) -> torc
     steps, batch_size = BUDGET[group]
     changes = BASE | {"batch_size": batch_size} | changes
     config = training.Config(sizes=(((64, 128, 128), steps),), **changes)
-    limit, root = N_WIDE if tier == "wide" else None, OUT / "packs" / without
+    limit, root = N_WIDE if tier == WIDE.name else None, OUT / "packs" / without
     with switched_off(without), patch.object(manifest, "tier", TIERS.get):
         found = {s: packs.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
     n = None if group == "networks" else TIERS["rooms"].n_samples
