@@ -1,16 +1,14 @@
-"""Pictures of data, runs and predictions, and the two widgets of notebook 05.
+"""Pictures of data, runs and predictions.
 
 Every figure has a title, units and the same fixed ranges: masks 0..1, depth 0..10 m in viridis
 (near dark, far bright), depth errors -2..2 m in blue and red. Each function draws and returns the
 figure, closed, so that a notebook shows it once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -113,7 +111,8 @@ def curves(
     for axes, (y_label, names) in zip(panels[0], groups.items(), strict=True):
         for name in names:
             there = np.isfinite(history[name])
-            axes.plot(history["step"][there], history[name][there], label=name, lw=1.4)
+            style = {"marker": "." if there.sum() < 8 else None}  # one point makes no line
+            axes.plot(history["step"][there], history[name][there], label=name, lw=1.4, **style)
         for step in begins:
             axes.axvline(step, color="gray", ls=":", lw=1)
         axes.set(xlabel="step", ylabel=y_label)
@@ -155,36 +154,6 @@ def time_shares(seconds: dict[str, float], title: str) -> Figure:
     return _done(figure)
 
 
-def explorer(draw: Callable[[int, float], Figure], n: int) -> None:
-    """Sliders over samples and mask threshold; `draw(sample, threshold)` makes the picture."""
-    sample = widgets.IntSlider(0, 0, n - 1, description="sample", continuous_update=False)
-    threshold = widgets.FloatSlider(
-        0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False
-    )
-    widgets.interact(lambda s, t: display(draw(s, t)), s=sample, t=threshold)
-
-
-def own_photos(model: nn.Module) -> widgets.Widget:
-    """Two upload buttons; once both pictures are there, the prediction appears below them."""
-    uploads = [widgets.FileUpload(accept="image/*", description=d) for d in ("empty", "with new")]
-    out = widgets.Output()
-
-    def update(_) -> None:
-        data = [_uploaded(upload) for upload in uploads]
-        if not all(data):
-            return
-        out.clear_output(wait=True)
-        with out:
-            try:
-                display(pair(model, *map(photos.load_photo, data)))
-            except ValueError as error:
-                print(error)
-
-    for upload in uploads:
-        upload.observe(update, names="value")
-    return widgets.VBox([widgets.HBox(uploads), out])
-
-
 def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray) -> Figure:
     """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row."""
     mask_pred, depth_pred = photos.predict_pair(model, bg, img)
@@ -213,13 +182,6 @@ def _row(columns: list, title: str) -> Figure:
             figure.colorbar(drawn, cax=ax.inset_axes([1.04, 0, 0.05, 1]))
     figure.suptitle(title)
     return _done(figure)
-
-
-def _uploaded(upload: widgets.FileUpload) -> bytes | None:
-    """The bytes of the last upload: ipywidgets 8 gives a tuple of dicts, 7 a dict by file name."""
-    value = upload.value
-    files = list(value.values()) if isinstance(value, dict) else list(value)
-    return bytes(files[-1]["content"]) if files else None
 
 
 def _rgb(images: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evalib import colab, metrics, packs, show, unet
+from evalib import colab, metrics, packs, show
 
 
 @pytest.fixture(scope="module")
@@ -49,38 +49,6 @@ def test_the_mask_error_has_its_own_colour_for_found_invented_and_missed():
     found, invented, missed, nothing = show.mask_error(pred, true)[0]
     assert found.argmax() == 1 and invented.argmax() == 0 and missed.argmax() == 2
     assert nothing.max() < 0.2
-
-
-def test_uploads_are_read_in_the_form_of_both_ipywidgets_versions():
-    class Upload:
-        def __init__(self, value):
-            self.value = value
-
-    assert show._uploaded(Upload(({"name": "a", "content": memoryview(b"8")},))) == b"8"
-    assert show._uploaded(Upload({"a.jpg": {"metadata": {}, "content": b"7"}})) == b"7"
-    assert show._uploaded(Upload(())) is None and show._uploaded(Upload({})) is None
-
-
-def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(monkeypatch, capsys):
-    def jpeg(level):
-        buffer = io.BytesIO()
-        Image.new("RGB", (64, 48), (level,) * 3).save(buffer, format="JPEG")
-        return {"name": "a.jpg", "content": memoryview(buffer.getvalue())}
-
-    shown = []
-    monkeypatch.setattr(show, "display", shown.append)
-    box = show.own_photos(unet.build("small").eval())
-    empty, new = box.children[0].children
-    monkeypatch.setattr(show, "_uploaded", lambda upload: upload.fake)
-    empty.fake, new.fake = jpeg(10)["content"].tobytes(), None
-    empty.notify_change({"name": "value", "type": "change", "owner": empty, "new": 0, "old": 1})
-    assert not shown  # waits for the second photograph
-    new.fake = jpeg(200)["content"].tobytes()
-    new.notify_change({"name": "value", "type": "change", "owner": new, "new": 0, "old": 1})
-    assert len(shown) == 1
-    new.fake = b"not a picture"
-    new.notify_change({"name": "value", "type": "change", "owner": new, "new": 0, "old": 1})
-    assert "cannot read the upload" in capsys.readouterr().out and len(shown) == 1
 
 
 def test_the_three_sizes_never_share_a_folder(monkeypatch):

@@ -1,0 +1,143 @@
+"""What notebook 05 lets a person do: move sliders, upload two photographs, or take them on Colab.
+
+All of it needs somebody at a running notebook. Without ipywidgets a sentence says so, and without
+a kernel only the pictures are left that the notebook draws beside it.
+"""
+
+import base64
+import re
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+from IPython.display import display
+from matplotlib.figure import Figure
+from torch import nn
+
+from evalib import colab, photos, show
+
+# Runs in the frame of the cell's output. Time to walk into the picture, and out of it, is 5 s.
+CAMERA = """
+(async () => {
+  const box = document.body.appendChild(document.createElement("div"));
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({video: {width: {ideal: 1280}}});
+    const video = box.appendChild(document.createElement("video"));
+    const button = box.appendChild(document.createElement("button"));
+    video.srcObject = stream;
+    video.style = "display: block; width: 480px; margin-bottom: 8px";
+    await video.play();
+    google.colab.output.setIframeHeight(document.documentElement.scrollHeight, true);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+    const photos = [];
+    for (const what of ["the empty scene", "the scene with something new"]) {
+      button.textContent = `Photograph ${what} in 5 seconds`;
+      await new Promise((pressed) => (button.onclick = pressed));
+      for (let s = 5; s > 0; s--) {
+        button.textContent = `${what}: ${s}`;
+        await new Promise((passed) => setTimeout(passed, 1000));
+      }
+      canvas.getContext("2d").drawImage(video, 0, 0);
+      photos.push(canvas.toDataURL("image/jpeg", 0.92));
+    }
+    return {photos};
+  } catch (error) {
+    return {error: `${error.name}: ${error.message}`};
+  } finally {
+    if (stream) stream.getTracks().forEach((track) => track.stop());
+    box.remove();
+  }
+})()
+"""
+
+
+def explorer(draw: Callable[[int, float], Figure], n: int) -> None:
+    """Sliders over `n` samples and the mask threshold; `draw(sample, threshold)` is the picture."""
+    if (widgets := _widgets()) is None:
+        return
+    options = {"continuous_update": False}  # draw where a slider is let go, not on its way
+    sample = widgets.IntSlider(0, 0, n - 1, description="sample", **options)
+    threshold = widgets.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, **options)
+    threshold.description = "threshold"
+    widgets.interact(lambda s, t: display(draw(s, t)), s=sample, t=threshold)
+
+
+def own_photos(model: nn.Module, *, camera: bool = False) -> object:
+    """What the network says about two photographs of your own; to be a cell's last expression.
+
+    Input: camera: on Colab, take them with the browser's camera. Where that gives none, or without
+        it, there are two upload buttons, and the prediction appears below once both are used.
+    Returns: a figure, or a widget, or None without ipywidgets.
+    """
+    if camera and not colab.on_colab():
+        print("The browser's camera can be used on Colab only; upload two photographs instead.")
+    elif camera:
+        try:
+            return show.pair(model, *take_photos())
+        except ValueError as error:
+            print(f"{error}; or upload two photographs.")
+    widgets = _widgets()
+    return widgets and _uploads(widgets, model)
+
+
+def take_photos() -> tuple[np.ndarray, np.ndarray]:
+    """The empty scene, then the scene with something new, by the browser's camera, on Colab. Waits
+    until somebody has pressed the button below the camera's picture twice.
+
+    Returns: (H, W, 3) uint8 each.
+    Raises: ValueError: there is no camera, it was refused, or what came is no two photographs.
+    """
+    from google.colab import output
+
+    answer = output.eval_js(CAMERA)
+    if not isinstance(answer, dict) or len(answer.get("photos", ())) != 2:
+        reason = answer.get("error") if isinstance(answer, dict) else "no answer"
+        raise ValueError(f"the camera gave no two photographs ({reason}): allow it and run again")
+    return tuple(photos.load_photo(_jpeg(url)) for url in answer["photos"])
+
+
+def _jpeg(url: str) -> bytes:
+    """The bytes of a data URL, which comes from a browser: input, never code."""
+    match = re.fullmatch(r"data:image/jpeg;base64,([A-Za-z0-9+/]+={0,2})", str(url))
+    if not match:
+        raise ValueError(f"the camera gave {str(url)[:30]!r}, needed a JPEG as a data URL")
+    return base64.b64decode(match[1])
+
+
+def _widgets() -> ModuleType | None:
+    try:
+        import ipywidgets
+    except ImportError as error:
+        print(f"No sliders and buttons here ({error}): pip install ipywidgets")
+        return None
+    return ipywidgets
+
+
+def _uploads(widgets: ModuleType, model: nn.Module) -> object:
+    """Two upload buttons; once both pictures are there, the prediction appears below them."""
+    uploads = [widgets.FileUpload(accept="image/*", description=d) for d in ("empty", "with new")]
+    out = widgets.Output()
+
+    def update(_) -> None:
+        data = [_uploaded(upload) for upload in uploads]
+        if not all(data):
+            return
+        out.clear_output(wait=True)
+        with out:
+            try:
+                display(show.pair(model, *map(photos.load_photo, data)))
+            except ValueError as error:
+                print(error)
+
+    for upload in uploads:
+        upload.observe(update, names="value")
+    return widgets.VBox([widgets.HBox(uploads), out])
+
+
+def _uploaded(upload: object) -> bytes | None:
+    """The bytes of the last upload: ipywidgets 8 gives a tuple of dicts, 7 a dict by file name."""
+    value = upload.value
+    files = list(value.values()) if isinstance(value, dict) else list(value)
+    return bytes(files[-1]["content"]) if files else None
