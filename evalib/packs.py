@@ -156,15 +156,15 @@ def _go_on(path: Path, header: dict, index: np.ndarray, device: str, progress: b
         done = dict.fromkeys(SAMPLE_KINDS, header["done"])
         done |= dict.fromkeys(BG_KINDS, len(np.unique(index["bg"][: header["done"]])))
         files = {k: stack.enter_context(_append(path, k, header, n)) for k, n in done.items()}
-        bar = tqdm(total=len(index), initial=header["done"], desc=path.name, disable=not progress)
-        stack.enter_context(bar)
+        options = {"desc": path.name, "mininterval": 1, "disable": not progress}
+        bar = stack.enter_context(tqdm(total=len(index), initial=header["done"], **options))
         try:
             while header["done"] < len(index):
                 part = index[header["done"] :][:chunk]
                 met = np.setdiff1d(part["bg"], index["bg"][: header["done"]])
-                options = {"seed": header["seed"], "device": device}
-                images = rooms.render_backgrounds(met, size, **options)
-                images |= rooms.render(part["id"], size, **options)
+                where = {"seed": header["seed"], "device": device}
+                images = rooms.render_backgrounds(met, size, **where)
+                images |= rooms.render(part["id"], size, **where)
                 for kind, file in files.items():
                     file.write(_bytes(images[kind]))
                 header["done"] += len(part)

@@ -34,6 +34,12 @@ def seconds(text: str | float) -> float:
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
+def text(seconds: float) -> str:
+    """A time as people say it, to two digits: 45 s, 10 min, 1.5 h."""
+    unit, size = next((u for u in (("h", 3600), ("min", 60)) if seconds >= u[1]), ("s", 1))
+    return f"{seconds / size:.2g} {unit}"
+
+
 class Timer:
     """`with timer("forward"): ...` adds to timer.seconds["forward"]; blocks should not nest.
 

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from evalib import checkpoint, drive, packs, runs, timing
 from evalib.config import Config
 from evalib.learner import Learner
+from evalib.progress import Progress
 
 
 def train(
@@ -90,18 +90,18 @@ class Session:
                 self.uploads = stack.enter_context(drive.Uploads(self.drive_dir))
             self._resume()
             logger = stack.enter_context(runs.tensorboard(self.run_dir, learner.history))
-            bar = tqdm(
-                total=config.n_steps, initial=learner.step, disable=not progress, mininterval=2
-            )
-            stack.enter_context(bar)
+            where = (self.run_dir.name, learner.step, config.n_steps)
+            shown = Progress(*where, budget_s=time_budget_s, on=progress)
+            stack.enter_context(shown.bar)
             batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
             stop = stack.enter_context(_stop_flag())
             before = time.monotonic()
             while not learner.finished() and not stop.is_set():
                 learner.train_step(batches)
-                bar.update()
+                shown.bar.update()
                 if learner.step % config.log_every == 0 or learner.step == config.n_steps:
-                    bar.set_postfix_str(f"loss {self._log(logger):.3f}")
+                    self._log(logger)
+                    shown.log(learner.history)
                 now = time.monotonic()
                 if now - begin + 2 * longest_s > time_budget_s or lost.is_set():
                     stop.set()
@@ -111,7 +111,7 @@ class Session:
                     self._save()
                     last_save = time.monotonic()
                 longest_s, before = max(longest_s, time.monotonic() - before), time.monotonic()
-        self._tell(lost.is_set(), progress)
+        self._tell(lost.is_set(), shown)
         return runs.Run(
             self.run_dir,
             learner.step,
@@ -163,7 +163,7 @@ class Session:
             text = f"{self.run_dir}: {error}. Training goes on; free some space."
             warnings.warn(text, stacklevel=3)
 
-    def _log(self, logger) -> float:
+    def _log(self, logger) -> None:
         """One row more in the history, files and TensorBoard; evaluate when it is time."""
         learner, config = self.learner, self.learner.config
         row = learner.log()
@@ -180,7 +180,6 @@ class Session:
         with self._tolerant():
             runs.write_csv(self.run_dir / "metrics.csv", learner.history)
             runs.log_row(logger, row)
-        return row["loss"]
 
     def _save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -196,16 +195,17 @@ class Session:
         if self.uploads:
             self.uploads.add(name, data)
 
-    def _tell(self, lost: bool, progress: bool) -> None:
+    def _tell(self, lost: bool, shown: Progress) -> None:
         """How the session ended, and what is safe where."""
         learner = self.learner
-        if progress and self.uploads and self.uploads.safe_step >= 0:
+        if shown.on and self.uploads and self.uploads.safe_step >= 0:
             print(f"On Drive, and read back from there: step {self.uploads.safe_step}.")
         if lost:
             print(f"Another session took this run over: stopped at step {learner.step}.")
         elif not learner.finished():
-            n_steps = learner.config.n_steps
-            print(f"Stopped at step {learner.step} of {n_steps}. Run this again to go on.")
+            at = f"Stopped at step {learner.step} of {learner.config.n_steps}"
+            rest = shown.sessions(learner.step, more=True)
+            print(f"{at}{rest and ', '}{rest}. Run this again to go on.")
 
 
 def lr_range_test(
