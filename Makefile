@@ -9,7 +9,7 @@ STAMP  := $(VENV)/installed-$(shell cat requirements.txt tests/requirements.txt 
 COLAB  := .venv-colab
 COLAB_STAMP := $(COLAB)/installed-$(shell cat requirements.txt tests/colab/preinstalled.py tests/colab/installed-cpu.txt | cksum | cut -d' ' -f1)
 
-.PHONY: series test lint colab address clean
+.PHONY: series test lint colab browser address clean
 
 $(STAMP): requirements.txt tests/requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,19 @@ colab: $(COLAB_STAMP)
 
 address:
 	@$(PYTHON) .github/address.py $(if $(findstring command line,$(origin REPO)),'$(REPO)')
+
+# Sliders, uploads, TensorBoard and the camera's script in headless Chromium: in JupyterLab, and in
+# the classic notebook with Colab's ipywidgets, a second environment that borrows the rest.
+browser: $(STAMP) .venv-classic
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -q -m browser tests/browser
+
+.venv-classic: tests/browser/classic.txt $(STAMP)
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -r tests/browser/classic.txt
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+	  > $$($@/bin/python -c "import site; print(site.getsitepackages()[0])")/rest.pth
+	touch $@
 
 clean:
 	rm -rf output .pytest_cache .ruff_cache
