@@ -37,7 +37,7 @@ LAB_SETTINGS = {  # all cells are in the page at once, and no question covers th
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
 }
-LATE = """
+A_RUN = """
 from pathlib import Path
 from types import SimpleNamespace
 from evalib import runs
@@ -95,7 +95,7 @@ def jupyter(request, tmp_path):
         pytest.importorskip("jupyterlab", reason="JupyterLab: make browser")
     elif not CLASSIC.exists():
         pytest.skip(f"no classic notebook in {CLASSIC.parents[1]}: make browser")
-    for name, cells in {"05": stored("05"), "tensorboard": [LATE, tensorboard_cell()]}.items():
+    for name, cells in {"05": stored("05"), "tensorboard": [A_RUN, tensorboard_cell()]}.items():
         code = [nbformat.v4.new_code_cell(source) for source in cells]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
         notebook = nbformat.v4.new_notebook(cells=code, metadata=kernel)
