@@ -4,9 +4,11 @@ ipywidgets, and the classic notebook with Colab's (7.7.1). `make browser` instal
 What the browser showed is kept in output/browser/, to be looked at.
 """
 
+import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -128,7 +130,8 @@ def jupyter(request, tmp_path):
         server.terminate()  # and it ends its kernels
         server.wait(60)
         for path in tmp_path.glob(".tensorboard-info/pid-*.info"):  # it outlives its kernel
-            os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
 
 
 def stored(name):
@@ -141,7 +144,7 @@ def tensorboard_cell():
 
 
 def answers(url, log):
-    for _ in range(120):
+    for _ in range(TIMEOUT_S):
         try:
             return urllib.request.urlopen(url, timeout=5).read()
         except OSError:
@@ -153,8 +156,13 @@ def run_all(page, jupyter, name):
     ui, url = jupyter
     page.goto(url.format(f"{name}.ipynb"))
     page.wait_for_selector(ui.ready, timeout=120_000)
-    page.click(ui.menu)
-    page.click(ui.entry)
+    prompts = page.locator(".jp-InputPrompt, .input_prompt")
+    for _ in range(10):  # JupyterLab forgets what it is asked before its kernel is connected
+        page.click(ui.menu)
+        page.click(ui.entry)
+        with contextlib.suppress(playwright.TimeoutError):
+            return prompts.filter(has_text=re.compile(r"\[[*\d]")).first.wait_for(timeout=10_000)
+    raise AssertionError("no cell was run")
 
 
 def changed(image, old):
