@@ -55,7 +55,6 @@ ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of
         "no large objects": ("rooms", "large", {}),
         "no shadows": ("rooms", "shadows", {"augment": "whole-shadow"}),
         "half the rooms": ("half", "nothing", {}),
-        "twelve times the rooms": (WIDE.name, "nothing", {}),
     },
     "networks": {
         "small": (WIDE.name, "nothing", {}),
@@ -93,9 +92,7 @@ def train(group: str, name: str, tier: str, without: str, changes: dict) -> torc
     limit, root = N_WIDE if tier == WIDE.name else None, OUT / "packs" / without
     with switched_off(without), patch.object(manifest, "tier", TIERS.get):
         found = {s: packs.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
-    n = None if group == "networks" else TIERS["rooms"].n_samples
-    with first_rows(n):
-        run = training.train(config, found, OUT / "runs" / folder(group, name), progress=False)
+    run = training.train(config, found, OUT / "runs" / folder(group, name), progress=False)
     if not run.done:
         raise KeyboardInterrupt(f"{name} is unfinished; the same command goes on with it")
     return run.model
@@ -137,18 +134,6 @@ def switched_off(what: str) -> Iterator[None]:
     finally:
         for change in patches:
             change.stop()
-
-
-@contextmanager
-def first_rows(n: int | None) -> Iterator[None]:
-    """Train on `n` samples of a larger pack: as many as the other entries have."""
-    split = packs.split
-
-    def fewer(pack):
-        return {name: rows[:n] for name, rows in split(pack).items()}
-
-    with patch.object(packs, "split", fewer):
-        yield
 
 
 if __name__ == "__main__":
