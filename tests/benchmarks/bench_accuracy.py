@@ -51,6 +51,7 @@ ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of
         "all": ("rooms", "nothing", {}),
         "all, another seed": ("rooms", "nothing", {"seed": 1}),
         "no photometric differences": ("rooms", "photometric", {"augment": "whole" + PHOTOMETRIC}),
+        "no photometric augmentation": ("rooms", "nothing", {"augment": "whole" + PHOTOMETRIC}),
         "no colour matrices": ("rooms", "nothing", {"augment": "whole-colour_matrix"}),
         "no large objects": ("rooms", "large", {}),
         "no shadows": ("rooms", "shadows", {"augment": "whole-shadow"}),
