@@ -41,7 +41,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 
 
 def transforms(recipe: str) -> tuple[str, ...]:
-    """The transforms of a recipe, in order; "whole-shadow-light" is "whole" without these two.
+    """The transforms of a recipe, in order; "whole-shadow-noise" is "whole" without these two.
 
     Raises: ValueError: lists the known recipes, or what the recipe holds.
     """

@@ -13,7 +13,7 @@ Two to three hours on one core, most of them for `resnet`.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -128,13 +128,10 @@ def switched_off(what: str) -> Iterator[None]:
             patch.object(rooms._Group, "_contact", no_contact),
         ],
     }[what]
-    for change in patches:
-        change.start()
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for change in patches:
-            change.stop()
+            stack.enter_context(change)
+        yield
 
 
 if __name__ == "__main__":
