@@ -4,7 +4,7 @@ The notebooks tell the story; this package holds everything that is defined once
 order of the data: manifest, rooms, packs, augment, unet, losses, metrics, training, photos, show.
 """
 
-from evalib.runs import load
+from evalib.weights import load
 
 __all__ = ["load"]
 __version__ = "0.1.0"

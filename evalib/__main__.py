@@ -9,20 +9,18 @@ from pathlib import Path
 
 from torch import nn
 
+from evalib import camera as cameras
 from evalib import (
-    anchor,
     config,
-    footage,
+    dataset,
+    manifest,
     metrics,
-    packs,
-    photos,
+    recipes,
     runs,
-    samples,
-    seeds,
-    shipped,
     timing,
     training,
     unet,
+    weights,
 )
 
 OUTPUT = Path("output")
@@ -58,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p = add("train", train, "train; run again with the same folders, it goes on")
     p.add_argument("tier")
     what = p.add_mutually_exclusive_group()
-    what.add_argument("--recipe", default="small", help=f"one of {', '.join(seeds.RECIPES)}")
+    what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
     what.add_argument(
         "--config", type=Path, help="config.json of a run, for all that follows from it"
     )
@@ -93,8 +91,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         type=int,
-        default=photos.LONG_SIDE,
-        help=f"pixels of the long side, in the network (default {photos.LONG_SIDE})",
+        default=cameras.LONG_SIDE,
+        help=f"pixels of the long side, in the network (default {cameras.LONG_SIDE})",
     )
     p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
     p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
@@ -123,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def build(args: argparse.Namespace) -> None:
-    pack = packs.build(args.tier, args.size, limit=args.limit, root=args.packs)
+    pack = dataset.build(args.tier, args.size, limit=args.limit, root=args.packs)
     print(f"{len(pack)} samples of {pack.size} px in {pack.path}")
 
 
@@ -131,14 +129,14 @@ def train(args: argparse.Namespace) -> None:
     what, every_s = _config(args), timing.seconds(args.checkpoint_every)
     budget_s = args.time_budget and timing.seconds(args.time_budget)
     data = {
-        size: packs.build(args.tier, size, limit=args.limit, root=args.packs)
+        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
         for size in what.all_sizes
     }
     run = training.train(
         what,
         data,
         args.run,
-        valid=packs.build("evaluation", what.all_sizes[-1], root=args.packs),
+        valid=dataset.build("evaluation", what.all_sizes[-1], root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,
         checkpoint_every=every_s,
@@ -153,10 +151,10 @@ def _config(args: argparse.Namespace) -> config.Config:
         return config.read(args.config)
     steps = 1000 if args.steps is None else args.steps
     if args.epochs is not None:
-        subsets = packs.subset_of(packs.index_of(samples.sample_ids(args.tier, args.limit)))
+        subsets = manifest.subset_of(manifest.index_of(manifest.sample_ids(args.tier, args.limit)))
         steps = round(args.epochs * max(1, (subsets == 0).sum() // args.batch_size))
     return config.Config(
-        **seeds.recipe(args.recipe),
+        **recipes.recipe(args.recipe),
         sizes=((tuple(args.sizes), steps),),
         batch_size=args.batch_size,
         seed=args.seed,
@@ -178,15 +176,15 @@ def _model(args: argparse.Namespace, default: Path | None = None) -> nn.Module:
     if not path:
         path = default if default and default.is_file() else runs.newest(OUTPUT)
     print(f"network: {path}", file=sys.stderr)
-    return runs.load(path)
+    return weights.load(path)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     model = _model(args)
-    pack = packs.build("evaluation", args.size, limit=args.limit, root=args.packs)
+    pack = dataset.build("evaluation", args.size, limit=args.limit, root=args.packs)
     predictors = {
         "network": unet.predictor(model),
-        "network + bg_depth": anchor.predictor(model),
+        "network + bg_depth": cameras.predictor(model),
     }
     table = metrics.by_subset(predictors, pack)
     print(metrics.format_table(table))
@@ -195,28 +193,28 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    model = _model(args, shipped.DEFAULT)
-    frames, fps = footage.read(args.input, every=args.every)
+    model = _model(args, weights.DEFAULT)
+    frames, fps = cameras.read(args.input, every=args.every)
     first = next(frames)
-    bg = first[1] if args.bg == "first" else photos.load_photo(args.bg)
-    camera = photos.Camera(model, bg, long_side=args.size)
+    bg = first[1] if args.bg == "first" else cameras.load_photo(args.bg)
+    camera = cameras.Camera(model, bg, long_side=args.size)
     if args.calibrate:
         print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
     if args.bg_depth:
-        camera.anchor(photos.load_depth(args.bg_depth))
-    with footage.overlay(args.overlay, fps) as show:
+        camera.anchor(cameras.load_depth(args.bg_depth))
+    with cameras.overlay(args.overlay, fps) as show:
         for name, img in itertools.chain([first], frames):
             try:
                 maps = camera(img)
             except ValueError as error:  # of other proportions: which one?
                 raise ValueError(f"{name or args.input}: {error}") from error
             show(img, maps[0])
-            for path in photos.write_prediction(args.out, *maps, img=img, name=name):
+            for path in cameras.write_prediction(args.out, *maps, img=img, name=name):
                 print(path)
 
 
 def export(args: argparse.Namespace) -> None:
-    shipped.write_onnx(_model(args, shipped.DEFAULT), args.out, size=tuple(args.size))
+    weights.write_onnx(_model(args, weights.DEFAULT), args.out, size=tuple(args.size))
     print(args.out)
 
 

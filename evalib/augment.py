@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evalib.draws import integers, noise, uniform
+from evalib.rng import integers, noise, uniform
 
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
+WAYS = ("batch", "albumentations")
 CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
 CPU_CHUNK = 3 << 19  # numbers of one image kind at a time: in cache, 2.6 times as fast at 224 px
 STRIDE = 16  # pixels: sizes that the network need not pad
@@ -61,7 +62,7 @@ def apply(recipe: str, batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, T
 
     Input:
         batch: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W), 0..1; any may be absent.
-        keys:  (B,) int64 from `draws.sample_keys`, on the CPU: so nothing ever waits for a GPU.
+        keys:  (B,) int64 from `rng.sample_keys`, on the CPU: so nothing ever waits for a GPU.
     Returns: a new dict; geometry is one draw for all images of a sample, light one for each shot.
     Raises: ValueError: unknown recipe.
     """

@@ -7,31 +7,14 @@ than zip, PIL and worker processes, and there is no state of a loader to store o
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evalib import augment as recipes
-from evalib import draws
-
-if TYPE_CHECKING:
-    from evalib.packs import Pack
-
-WAYS = ("batch", "albumentations")
-
-
-def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Move uint8 (B, H, W[, 3]) to the device, then make it float (B, 1 or 3, H, W) in 0..1."""
-    batch = {}
-    for name, x in raw.items():
-        x = x.to(device, non_blocking=True)
-        if x.dtype == torch.uint8:
-            x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
-            x = x.float() / 255
-        batch[name] = x
-    return batch
+from evalib import augment as augmentation
+from evalib import rng
+from evalib.dataset import Pack, floats
 
 
 class Batches:
@@ -48,7 +31,7 @@ class Batches:
 
     def __init__(
         self,
-        packs: "Pack | dict[int, Pack]",
+        packs: Pack | dict[int, Pack],
         rows: np.ndarray,
         *,
         batch_size: int,
@@ -59,7 +42,7 @@ class Batches:
     ) -> None:
         self.packs = packs if isinstance(packs, dict) else {packs.size: packs}
         self.rows = np.asarray(rows, dtype=np.int64)
-        recipes.transforms(augment)
+        augmentation.transforms(augment)
         self._check(batch_size, way)
         self.batch_size = min(batch_size, len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch_size
@@ -75,7 +58,7 @@ class Batches:
         pack = self._pack(size)
         rows = self._order(epoch)[i * self.batch_size :][: self.size_of_batch(pack.size)]
         raw = pack.gather(rows)
-        raw["key"] = draws.sample_keys(self.seed, epoch, pack.index["id"][rows])
+        raw["key"] = rng.sample_keys(self.seed, epoch, pack.index["id"][rows])
         return self._sample_by_sample(raw) if self.way == "albumentations" else raw
 
     def size_of_batch(self, size: int) -> int:
@@ -109,15 +92,9 @@ class Batches:
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
         if self.way == "albumentations":
             return batch
-        return recipes.apply(self.recipe, batch, keys=raw["key"])
+        return augmentation.apply(self.recipe, batch, keys=raw["key"])
 
-    def in_order(self, size: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """All rows once, as given, the rest batch too, without augmentation: for evaluation."""
-        for start in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[start : start + self.batch_size]
-            yield self._pack(size).batch(rows, self.device)
-
-    def _pack(self, size: int | None) -> "Pack":
+    def _pack(self, size: int | None) -> Pack:
         size = next(iter(self.packs)) if size is None else size
         if size not in self.packs:
             raise ValueError(f"no pack of {size} px here; there are {sorted(self.packs)}")
@@ -126,12 +103,14 @@ class Batches:
     def _order(self, epoch: int) -> np.ndarray:
         kept = self._shuffled
         if kept is None or kept[0] != epoch:
-            kept = epoch, self.rows[draws.permutation(len(self.rows), self.seed, epoch)]
+            kept = epoch, self.rows[rng.permutation(len(self.rows), self.seed, epoch)]
             self._shuffled = kept
         return kept[1]
 
     def _sample_by_sample(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        transform = recipes.albumentations(self.recipe)  # holds a draw: each thread has its own
+        transform = augmentation.albumentations(
+            self.recipe
+        )  # holds a draw: each thread has its own
         names = [name for name, x in raw.items() if x.dtype == torch.uint8]
         samples = [
             transform({name: raw[name][i].numpy() for name in names}, int(key))
@@ -140,18 +119,18 @@ class Batches:
         return raw | {n: torch.from_numpy(np.stack([s[n] for s in samples])) for n in names}
 
     def _check(self, batch_size: int, way: str) -> None:
-        if way not in WAYS:
-            raise ValueError(f"way={way!r}; known: {', '.join(WAYS)}")
+        if way not in augmentation.WAYS:
+            raise ValueError(f"way={way!r}; known: {', '.join(augmentation.WAYS)}")
         if batch_size < 1 or not len(self.rows):
             raise ValueError(
                 f"batch_size={batch_size}, {len(self.rows)} rows; needed: at least 1 of each "
-                "(a small tier has no rows in some subsets: see packs.split)"
+                "(a small tier has no rows in some subsets: see dataset.split)"
             )
         first, *others = self.packs.values()
         if self.rows.min() < 0 or self.rows.max() >= len(first):
             raise ValueError(
                 f"rows {self.rows.min()}..{self.rows.max()}, but {first.path} has {len(first)} "
-                "samples; take rows from packs.split of this pack"
+                "samples; take rows from dataset.split of this pack"
             )
         for other in others:
             if not np.array_equal(other.index, first.index):

@@ -4,16 +4,19 @@ The precision is not among them: it follows from the machine, and a run may chan
 """
 
 import json
+import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 
-from evalib import augment, batches, draws, schedules, unet
+from evalib import augment, recipes, rng
 from evalib.losses import Loss
 
+SCHEDULES = ("constant", "onecycle", "step", "plateau")
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay),
     "adam": lambda p, lr, decay: torch.optim.Adam(p, lr=lr),
@@ -62,11 +65,13 @@ class Config:
         # Unknown names are refused here, not after the data was rendered.
         Loss(self.mask_loss, self.depth_loss)
         augment.transforms(self.augment)
-        schedules.factor(self.schedule, 0, self.n_steps)
-        if self.way not in batches.WAYS:
-            raise ValueError(f"way {self.way!r}: choose one of {', '.join(batches.WAYS)}")
-        if self.network not in unet.NETWORKS:
-            raise ValueError(f"network {self.network!r}: choose one of {', '.join(unet.NETWORKS)}")
+        factor(self.schedule, 0, self.n_steps)
+        if self.way not in augment.WAYS:
+            raise ValueError(f"way {self.way!r}: choose one of {', '.join(augment.WAYS)}")
+        if self.network not in recipes.NETWORKS:
+            raise ValueError(
+                f"network {self.network!r}: choose one of {', '.join(recipes.NETWORKS)}"
+            )
 
     @property
     def n_steps(self) -> int:
@@ -82,8 +87,8 @@ class Config:
         ends = accumulate(steps for _, steps in self.sizes)
         stage = bisect_right(list(ends), min(step, self.n_steps - 1))
         sizes, _ = self.sizes[stage]
-        key = draws.sample_keys(self.seed, 0, [step])
-        return sizes[int(draws.integers(key, "size", len(sizes)))]
+        key = rng.sample_keys(self.seed, 0, [step])
+        return sizes[int(rng.integers(key, "size", len(sizes)))]
 
 
 def read(path: Path | str) -> Config:
@@ -104,3 +109,50 @@ def precision(device: torch.device) -> str:
         known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
         return "bf16" if known.get("avx512_bf16") else "no"
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def factor(name: str, step: int, n_steps: int, scores: Sequence[float] = ()) -> float:
+    """What the peak learning rate is multiplied by at `step` of `n_steps`.
+
+    Input:
+        name:   constant; onecycle: 1/25 up to 1 over the first 30 %, then down to 1/25e4, both as
+                cosines; step: a tenth after every third of the run (seed 002); plateau: a half
+                after each 3 scores in a row that do not improve.
+        scores: validation scores so far, oldest first, higher is better ("plateau" only).
+    Raises: ValueError naming the schedules, for an unknown one.
+    Source: Smith & Topin 2018, as in torch's OneCycleLR; torch's StepLR and ReduceLROnPlateau.
+    """
+    if name == "constant":
+        return 1.0
+    if name == "onecycle":
+        peak, last = 0.3 * n_steps - 1, n_steps - 1
+        if step <= peak:
+            return _cosine(1 / 25, 1.0, step / peak)
+        return _cosine(1.0, 1 / 25e4, min(1.0, (step - peak) / (last - peak)))
+    if name == "step":
+        return 0.1 ** (3 * step // max(1, n_steps))
+    if name == "plateau":
+        return 0.5 ** (_bad_scores(scores, every=3))
+    raise ValueError(f"schedule {name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+
+
+def stop_early(scores: Sequence[float], patience: int) -> bool:
+    """True once `patience` scores in a row did not improve on the best; patience 0 never stops."""
+    if not patience or not scores:
+        return False
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return len(scores) - 1 - best >= patience
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _bad_scores(scores: Sequence[float], every: int) -> int:
+    """How many times `every` scores in a row failed to improve on the best before them."""
+    best, bad, reductions = -math.inf, 0, 0
+    for score in scores:
+        best, bad = (score, 0) if score > best else (best, bad + 1)
+        if bad == every:
+            reductions, bad = reductions + 1, 0
+    return reductions

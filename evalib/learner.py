@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evalib import metrics, packs, schedules, timing, unet
+from evalib import config as settings
+from evalib import dataset, metrics, recipes, timing, unet
+from evalib.batches import Batches
 from evalib.config import OPTIMIZERS, Config, precision
 from evalib.losses import Loss
 
@@ -31,8 +34,8 @@ class Learner:
     def __init__(
         self,
         config: Config,
-        packs_by_size: dict[int, packs.Pack],
-        valid: packs.Pack | None = None,
+        packs_by_size: dict[int, dataset.Pack],
+        valid: dataset.Pack | None = None,
         device: str | None = None,
     ) -> None:
         missing = [size for size in config.all_sizes if size not in packs_by_size]
@@ -47,9 +50,9 @@ class Learner:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.config = config
         first = packs_by_size[config.all_sizes[0]]
-        self.batches = packs.Batches(
+        self.batches = Batches(
             {size: packs_by_size[size] for size in config.all_sizes},
-            packs.split(first)["train"],
+            first.split()["train"],
             batch_size=config.batch_size,
             seed=config.seed,
             augment=config.augment,
@@ -58,9 +61,10 @@ class Learner:
         )
         self.data = {str(size): pack.fingerprint for size, pack in self.batches.packs.items()}
         self.data["valid"] = (valid or first).fingerprint
-        self.valid = self._validation(valid or first)
+        self.valid = valid or first
+        self.valid_rows = self._validation(self.valid)
         torch.manual_seed(config.seed)
-        self.network = unet.build(config.network).to(self.accelerator.device)
+        self.network = recipes.build(config.network).to(self.accelerator.device)
         self.network.to(memory_format=torch.channels_last)
         # Copied before `prepare`, which wraps `forward` for mixed precision.
         average = get_ema_multi_avg_fn(config.ema)
@@ -81,7 +85,7 @@ class Learner:
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
         if lr is None:
-            lr = self.config.lr * schedules.factor(
+            lr = self.config.lr * settings.factor(
                 self.config.schedule, self.step, self.config.n_steps, self.scores()
             )
         for group in self.optimizer.param_groups:
@@ -127,15 +131,17 @@ class Learner:
         objects held out are reported, never chosen by.
         """
         scores, predictor = {}, unet.predictor(self.ema.module)
-        for name, batches in self.valid.items():
-            summary = metrics.summary(metrics.evaluate(predictor, batches.in_order()))
+        n, device = self.config.batch_size, self.accelerator.device
+        for name, rows in self.valid_rows.items():
+            batches = self.valid.batches(rows, n, device)
+            summary = metrics.summary(metrics.evaluate(predictor, batches))
             for key in ("iou", "depth_rmse", "fg_depth_rmse"):
                 scores[f"{name}_{key}"] = summary[key]
-        first, last = next(iter(self.valid)), list(self.valid)[-1]
+        first, last = next(iter(self.valid_rows)), list(self.valid_rows)[-1]
         mask = scores[f"{first}_iou"] if self.config.mask_loss else 0.0
         depth = scores[f"{first}_depth_rmse"] if self.config.depth_loss else 0.0
         scores["score"] = mask - depth
-        batch = next(iter(self.valid[last].in_order()))
+        batch = self.valid.batch(self.valid_rows[last][:n], device)
         return scores, (batch, *predictor(batch))
 
     def best(self, score: float) -> dict:
@@ -206,7 +212,7 @@ class Learner:
         if self.step >= self.config.n_steps:
             return True
         patience = self.config.patience  # asked at every step: the history is walked if need be
-        return bool(patience) and schedules.stop_early(self.scores(), patience)
+        return bool(patience) and settings.stop_early(self.scores(), patience)
 
     def scores(self) -> list[float]:
         """The score of each evaluation so far."""
@@ -221,16 +227,8 @@ class Learner:
             self.window[name] = self.window.get(name, 0) + value.detach().double()
         self.window["n"] = self.window.get("n", 0) + 1
 
-    def _validation(self, pack: packs.Pack) -> dict[str, packs.Batches]:
-        """Fixed batches to look at while training: two evaluation subsets, or what is trained."""
-        rows = packs.split(pack)
+    def _validation(self, pack: dataset.Pack) -> dict[str, np.ndarray]:
+        """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
+        rows = pack.split()
         names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
-        return {
-            name: packs.Batches(
-                pack,
-                rows[name][: self.config.n_valid],
-                batch_size=self.config.batch_size,
-                device=self.accelerator.device,
-            )
-            for name in names
-        }
+        return {name: rows[name][: self.config.n_valid] for name in names}

@@ -7,9 +7,18 @@ for rendered tiers, of the archive for the others: a list that differs on some m
 
 import csv
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from evalib import rng
 
 SUBSETS = ("train", "seen", "unseen_bg", "unseen_fg", "unseen_both")
+N_BG, N_FG, N_PLACEMENTS = 100, 100, 40  # of the built-in tiers; a placement is place * 2 + flip
+FIRST_HELD_PLACEMENT = 36  # places 18 and 19 are never trained on
+INDEX = np.dtype([("id", "<i8"), ("bg", "<i4"), ("fg", "<i4"), ("placement", "<i4")])
 MANIFEST = Path(__file__).resolve().parents[1] / "data_manifest.csv"
 
 
@@ -56,7 +65,7 @@ def tiers(path: Path = MANIFEST) -> dict[str, Tier]:
         return {row["tier"]: _tier(row) for row in csv.DictReader(file)}
 
 
-def tier(name: str) -> Tier:
+def find(name: str) -> Tier:
     """The tier of this name. Raises ValueError, which lists the known names."""
     known = tiers()
     if name not in known:
@@ -70,3 +79,55 @@ def _tier(row: dict[str, str]) -> Tier:
     subsets = tuple(filter(None, row["subsets"].split(";")))
     first, end = map(int, row["backgrounds"].split(":"))
     return Tier(name=row["tier"], subsets=subsets, backgrounds=(first, end), **numbers, **words)
+
+
+def held_out(i: int | np.ndarray) -> bool | np.ndarray:
+    """Whether background or object `i` never occurs in training: every fifth of them."""
+    return i % 5 == 4
+
+
+def index_of(ids: np.ndarray) -> np.ndarray:
+    """(N,) records (id, bg, fg, placement); id = (bg * N_FG + fg) * N_PLACEMENTS + placement."""
+    index = np.empty(len(ids), INDEX)
+    index["id"] = ids
+    pair, index["placement"] = np.divmod(ids, N_PLACEMENTS)
+    index["bg"], index["fg"] = np.divmod(pair, N_FG)
+    return index
+
+
+def subset_of(index: np.ndarray) -> np.ndarray:
+    """(N,) position in SUBSETS of each sample's subset: by background and object, then place."""
+    held_bg, held_fg = held_out(index["bg"]), held_out(index["fg"])
+    late = index["placement"] >= FIRST_HELD_PLACEMENT
+    return np.where(held_bg | held_fg, 1 + held_bg + 2 * held_fg, late)
+
+
+def sample_ids(tier: str, limit: int | None = None) -> np.ndarray:
+    """The tier's fixed list of sample ids, shuffled; subsets take turns, unless all is taken whole.
+
+    Returns: (N,) int64; `limit` takes the first ones, so a smaller list is a prefix of a larger.
+    Raises: ValueError: unknown tier, limit below 1, shares that the subsets cannot give.
+    """
+    row = find(tier)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; needed: 1 or more, or None for all of {tier}")
+    return _ids(row)[:limit].copy()
+
+
+@lru_cache(maxsize=8)
+def _ids(row: Tier) -> np.ndarray:
+    first, end = (bg * N_FG * N_PLACEMENTS for bg in row.backgrounds)
+    order = first + rng.permutation(end - first, row.seed, crc32(row.name.encode()))
+    subsets = subset_of(index_of(order))
+    wanted = [SUBSETS.index(name) for name in row.subsets]
+    whole = order[np.isin(subsets, wanted)]
+    if row.n_samples == len(whole):
+        return whole
+    share, rest = divmod(row.n_samples, len(wanted))
+    parts = [order[subsets == number][:share] for number in wanted]
+    if rest or min(map(len, parts)) < share:
+        raise ValueError(
+            f"{row.name}: {row.n_samples} samples are no equal shares of {', '.join(row.subsets)}; "
+            f"change n_samples in {MANIFEST.name}"
+        )
+    return np.stack(parts, axis=1).ravel()

@@ -174,20 +174,25 @@ def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns | only | {"false_area": np.where(area == 0, columns["area_pred"], np.nan)}
 
 
+def score(
+    predictor: Predictor, pack, rows: np.ndarray, *, batch_size: int = 64, device: str = "cpu"
+) -> dict[str, float]:
+    """The `summary` of the `protocol` of what `evaluate` finds in these rows of a pack."""
+    return summary(protocol(evaluate(predictor, pack.batches(rows, batch_size, device))))
+
+
 def by_subset(
     predictors: dict[str, Predictor], pack, *, batch_size: int = 64, device: str = "cpu"
 ) -> list[dict]:
-    """One row per subset of `packs.split(pack)` and predictor, `baseline` last: the `summary` of
+    """One row per subset of `pack.split()` and predictor, `baseline` last: the `summary` of
     its `protocol`."""
-    from evalib import packs  # here, so that scoring other people's maps needs no pack
-
     table = []
-    for subset, rows in packs.split(pack).items():
-        starts = range(0, len(rows), batch_size)  # none for a subset that the pack has nothing of
-        for name, predictor in {**predictors, "baseline": baseline}.items() if starts else ():
-            batches = (pack.batch(rows[i : i + batch_size], device) for i in starts)
-            line = {"subset": subset, "predictor": name, "n": len(rows)}
-            table.append(line | summary(protocol(evaluate(predictor, batches))))
+    for subset, rows in pack.split().items():
+        if not len(rows):
+            continue
+        for name, predictor in {**predictors, "baseline": baseline}.items():
+            scores = score(predictor, pack, rows, batch_size=batch_size, device=device)
+            table.append({"subset": subset, "predictor": name, "n": len(rows)} | scores)
     return table
 
 

@@ -16,10 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torchvision.utils import save_image
-
-from evalib import checkpoint, shipped, unet
 
 
 @dataclass
@@ -34,65 +31,6 @@ class Run:
     history: list[dict] = field(repr=False)
     done: bool
     on_drive: bool
-
-
-def load(path: Path | str | None = None) -> nn.Module:
-    """A trained network: of a run folder (its best averaged weights), of one checkpoint file, of
-    a .safetensors file with its .json, or, without a path, the one that comes with evalib.
-
-    Raises: FileNotFoundError if there is none; ValueError if it is torn or foreign.
-    """
-    if path is None or Path(path).suffix == ".safetensors":
-        return shipped.read(Path(path or shipped.DEFAULT))
-    return _network(*_state(Path(path)))
-
-
-def _state(path: Path) -> tuple[Path, dict]:
-    found = None
-    if path.is_dir():
-        found = checkpoint.newest([path], kind="best") or checkpoint.newest([path])
-    elif path.is_file():
-        try:
-            found = path, checkpoint.load(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    if not found:
-        raise FileNotFoundError(
-            f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
-        )
-    return found
-
-
-def _network(path: Path, state: dict) -> nn.Module:
-    try:
-        model = unet.build(state["config"]["network"])
-        if "ema" in state:
-            model = AveragedModel(model, use_buffers=True)
-            model.load_state_dict(state["ema"])
-            return model.module.eval()
-        model.load_state_dict(state["model"])
-        return model.eval()
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a run of this evalib: {error}") from error
-
-
-def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = None) -> list[Path]:
-    """Write the network of a run to hand out: weights, facts and a model card (`shipped.write`).
-
-    facts: what the run does not know, for its card: `data`, `scores`, `limits`.
-    """
-    path, state = _state(Path(run))
-    model, config = _network(path, state), state["config"]
-    stages = ", then ".join(
-        f"{steps} at {' and '.join(map(str, dict.fromkeys(sizes)))} px"
-        for sizes, steps in config["sizes"]
-    )
-    training = (
-        f"Steps: {stages}, each of {config['batch_size']} samples of the smallest size, or of as "
-        f"many larger ones as have the same area; seed {config['seed']}; "
-        f"averaged weights of step {state['step']}."
-    )
-    return shipped.write(model, config["network"], folder, {"training": training} | (facts or {}))
 
 
 def newest(*roots: Path, name: str = "*") -> Path:

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from evalib import photos
-from evalib.photos import METRES
+from evalib import camera
+from evalib.camera import METRES
 
 RGB, GREY = {}, {"cmap": "gray", "vmin": 0, "vmax": 1}
 DEPTH = {"cmap": "viridis", "vmin": 0, "vmax": METRES}
@@ -156,7 +156,7 @@ def time_shares(seconds: dict[str, float], title: str) -> Figure:
 
 def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray) -> Figure:
     """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row."""
-    mask_pred, depth_pred = photos.predict_pair(model, bg, img)
+    mask_pred, depth_pred = camera.predict_pair(model, bg, img)
     columns = [("empty scene", bg, RGB), ("with something new", img, RGB)]
     columns += [("new, probability", mask_pred, GREY), ("depth, m", depth_pred * METRES, DEPTH)]
     return _row(columns, "")

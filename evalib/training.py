@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalib import checkpoint, drive, packs, runs, timing
+from evalib import checkpoint, dataset, drive, runs, timing
 from evalib.config import Config
 from evalib.learner import Learner
 from evalib.progress import Progress
@@ -25,10 +25,10 @@ from evalib.progress import Progress
 
 def train(
     config: Config,
-    packs_by_size: dict[int, packs.Pack],
+    packs_by_size: dict[int, dataset.Pack],
     run_dir: Path | str,
     *,
-    valid: packs.Pack | None = None,
+    valid: dataset.Pack | None = None,
     drive_dir: Path | str | None = None,
     device: str | None = None,
     workers: int = 0,
@@ -210,7 +210,7 @@ class Session:
 
 def lr_range_test(
     config: Config,
-    packs_by_size: dict[int, packs.Pack],
+    packs_by_size: dict[int, dataset.Pack],
     *,
     low: float = 1e-5,
     high: float = 1.0,

@@ -1,21 +1,17 @@
-"""The networks: two photographs in, mask and depth logits out.
+"""Our network: two photographs in, mask and depth logits out, under half a million parameters.
 
-`small` is ours: both inputs, both maps, under half a million parameters. `lean` and `resnet` are
-those of earlier write-ups (`seeds`): `fg_bg` only, one network per task; or, "-both", both shots.
+Those of earlier write-ups are in `recipes`.
 
 Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff, Daudt et al. 2018;
 PixelShuffle, Shi et al. 2016.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from evalib import seeds
 from evalib.layers import (
     MIN_SIZE,
     TYPICAL_DEPTH,
@@ -209,25 +205,6 @@ def _lighting(bg: Tensor, fg_bg: Tensor, rounds: int = 2) -> tuple[Tensor, Tenso
         return gain[..., None], offset[..., None]
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "small": Small,
-    "lean": partial(seeds.PerTask, seeds.Lean),
-    "resnet": partial(seeds.PerTask, seeds.ResNetUNet),
-    "lean-both": partial(seeds.PerTask, seeds.Lean, both=True),
-    "resnet-both": partial(seeds.PerTask, seeds.ResNetUNet, both=True),
-}
-
-
-def build(name: str) -> nn.Module:
-    """A new network, called as `model(bg, fg_bg)`; its weights come from torch's global generator.
-
-    Raises: ValueError listing the known names.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]()
-
-
 @torch.no_grad()
 def predict(
     model: nn.Module, bg: Tensor, fg_bg: Tensor, kept: dict | None = None
@@ -255,28 +232,3 @@ def predict(
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
     """`model` as `metrics.evaluate` asks for it: batch -> (mask_pred, depth_pred)."""
     return lambda batch: predict(model, batch["bg"], batch["fg_bg"])
-
-
-def measure(name: str, size: int = 64) -> dict[str, int | float | str]:
-    """What a network costs: parameters, mb (as float32), multiply_adds of one sample, and a note.
-
-    Convolutions and matrix products count; biases, normalisation and activations do not.
-    """
-    with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model, image = build(name).eval(), torch.zeros(1, 3, size, size)
-        model(image, image)
-    n, note = sum(p.numel() for p in model.parameters()), "both inputs, both maps"
-    if isinstance(model, seeds.PerTask):
-        inputs = "both inputs" if model.both else "fg_bg only"
-        note = f"{inputs}, 2 networks of {n // 2:,}" + seeds.RESNET_NOTE * (name == "resnet")
-    row = {"network": name, "parameters": n, "mb": n * 4 / 2**20}
-    return row | {"multiply_adds": counter.get_total_flops() // 2, "note": note}
-
-
-def table(names: Sequence[str] = tuple(NETWORKS), size: int = 64) -> str:
-    """`measure` of several networks as text, one line each."""
-    lines = [f"network       parameters     MB  {f'Mmult-adds@{size}':>14}  note"]
-    for row in (measure(name, size) for name in names):
-        numbers = f"{row['parameters']:12,} {row['mb']:6.1f}  {row['multiply_adds'] / 1e6:14,.1f}"
-        lines.append(f"{row['network']:12}{numbers}  {row['note']}")
-    return "\n".join(lines)

@@ -12,7 +12,7 @@ from evalib import packs
 @pytest.fixture(scope="session")
 def playground(tmp_path_factory):
     """The 24 samples at 32 px, rendered once for all tests."""
-    return packs.build("playground-24", 32, root=tmp_path_factory.mktemp("packs"), progress=False)
+    return dataset.build("playground-24", 32, root=tmp_path_factory.mktemp("packs"), progress=False)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evalib import metrics
-from evalib.anchor import anchored, predictor
+from evalib.camera.anchor import anchored, predictor
 
 H, W = 40, 60
 FLOOR = np.broadcast_to(np.linspace(0.8, 0.2, H)[:, None], (H, W))  # far above, near below

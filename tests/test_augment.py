@@ -44,7 +44,7 @@ def pack():
 
 
 def augmented(recipe, pack, rows, epoch=0):
-    keys = draws.sample_keys(0, epoch, pack.index["id"][rows])
+    keys = rng.sample_keys(0, epoch, pack.index["id"][rows])
     return augment.apply(recipe, floats(pack.gather(rows)), keys=keys)
 
 
@@ -55,45 +55,45 @@ def equal(one, other):
 def test_numbers_are_those_of_splitmix64():
     # First outputs of the reference code for the states 0 and 1234567.
     states = torch.tensor([0, 1234567])
-    assert [x % 2**64 for x in draws._hash(states).tolist()] == [
+    assert [x % 2**64 for x in rng._hash(states).tolist()] == [
         0xE220A8397B1DCDAF,
         6457827717110365317,
     ]
 
 
 def test_numbers_are_the_same_on_every_machine():
-    keys = draws.sample_keys(3, 5, IDS[:3])
+    keys = rng.sample_keys(3, 5, IDS[:3])
     assert keys.tolist() == [
         1719786250890190160,
         -4326539991364540751,
         -4267169164329250555,
     ]
-    assert draws.integers(keys, "flip", 1000, 2).tolist() == [[124, 411], [933, 225], [968, 281]]
-    assert draws.permutation(8, 3, 5).tolist() == [0, 6, 2, 1, 3, 4, 7, 5]
+    assert rng.integers(keys, "flip", 1000, 2).tolist() == [[124, 411], [933, 225], [968, 281]]
+    assert rng.permutation(8, 3, 5).tolist() == [0, 6, 2, 1, 3, 4, 7, 5]
 
 
 def test_numbers_are_uniform_and_independent():
-    keys = draws.sample_keys(0, 0, np.arange(20_000))
-    x = draws.uniform(keys, "a", -1, 1, 2)
-    y = draws.uniform(keys, "b", -1, 1)
+    keys = rng.sample_keys(0, 0, np.arange(20_000))
+    x = rng.uniform(keys, "a", -1, 1, 2)
+    y = rng.uniform(keys, "b", -1, 1)
     both = torch.cat(
-        [x, y, draws.uniform(draws.sample_keys(0, 1, np.arange(20_000)), "b", -1, 1)], 1
+        [x, y, rng.uniform(rng.sample_keys(0, 1, np.arange(20_000)), "b", -1, 1)], 1
     )
     assert both.min() >= -1 and both.max() < 1
     assert both.mean(0).abs().max() < 0.02  # 5 standard errors
     assert (both.var(0) - 1 / 3).abs().max() < 0.011
     assert (torch.corrcoef(both.T) - torch.eye(4)).abs().max() < 0.036
-    counts = torch.bincount(draws.integers(keys, "c", 5)[:, 0])
+    counts = torch.bincount(rng.integers(keys, "c", 5)[:, 0])
     assert len(counts) == 5 and (counts - 4000).abs().max() < 290
 
 
 def test_a_permutation_has_every_number_once_and_every_epoch_its_own():
-    one, other = draws.permutation(1000, 7, 0), draws.permutation(1000, 7, 1)
+    one, other = rng.permutation(1000, 7, 0), rng.permutation(1000, 7, 1)
     assert sorted(one) == sorted(other) == list(range(1000)) and (one == other).mean() < 0.01
 
 
 def test_negative_and_large_seeds_work():
-    assert len({draws.permutation(50, seed, 0).tobytes() for seed in (-1, 1, 2**63)}) == 3
+    assert len({rng.permutation(50, seed, 0).tobytes() for seed in (-1, 1, 2**63)}) == 3
 
 
 @pytest.mark.parametrize("recipe", augment.RECIPES)
@@ -133,7 +133,7 @@ def test_every_image_of_a_sample_moves_together(recipe):
     grid = torch.arange(64 * 64).view(1, 1, 64, 64).expand(12, 1, -1, -1) / 64**2
     batch = {name: grid.clone() for name in augment.MAPS}
     batch |= {name: grid.expand(-1, 3, -1, -1).clone() for name in augment.SHOTS}
-    out = augment.apply(recipe, batch, keys=draws.sample_keys(0, 0, IDS))
+    out = augment.apply(recipe, batch, keys=rng.sample_keys(0, 0, IDS))
     assert torch.equal(out["mask"], out["depth"]) and torch.equal(out["mask"], out["bg_depth"])
     names = augment.RECIPES[recipe]
     if "flip" in names:
@@ -150,10 +150,10 @@ def test_every_image_of_a_sample_moves_together(recipe):
 
 def test_flip_and_crop_are_what_a_loop_does(pack):
     rows = np.arange(12)
-    keys = draws.sample_keys(0, 0, pack.index["id"][rows])
-    flipped = draws.integers(keys, "flip", 2)[:, 0].tolist()
-    tops = draws.integers(keys, "crop/top", SIZE - 16 + 1)[:, 0].tolist()
-    lefts = draws.integers(keys, "crop/left", SIZE - 16 + 1)[:, 0].tolist()
+    keys = rng.sample_keys(0, 0, pack.index["id"][rows])
+    flipped = rng.integers(keys, "flip", 2)[:, 0].tolist()
+    tops = rng.integers(keys, "crop/top", SIZE - 16 + 1)[:, 0].tolist()
+    lefts = rng.integers(keys, "crop/left", SIZE - 16 + 1)[:, 0].tolist()
     out = augmented("flip+crop", pack, rows)
     assert len(set(tops)) > 3 and set(flipped) == {0, 1}
     for row, flip, top, left in zip(rows, flipped, tops, lefts, strict=True):
@@ -166,15 +166,15 @@ def test_flip_and_crop_are_what_a_loop_does(pack):
 def test_none_changes_nothing_and_nothing_is_changed_in_place(pack):
     batch = floats(pack.gather(np.arange(12)))
     before = {name: x.clone() for name, x in batch.items()}
-    assert equal(augment.apply("none", batch, keys=draws.sample_keys(0, 0, IDS)), before)
-    augment.apply("full", batch, keys=draws.sample_keys(0, 0, IDS))
+    assert equal(augment.apply("none", batch, keys=rng.sample_keys(0, 0, IDS)), before)
+    augment.apply("full", batch, keys=rng.sample_keys(0, 0, IDS))
     assert equal(batch, before)
 
 
 def test_colour_differs_between_the_shots_and_between_epochs():
     grey = {name: torch.full((12, 3, SIZE, SIZE), 0.5) for name in augment.SHOTS}
     first, second = (
-        augment.apply("colour", grey, keys=draws.sample_keys(0, epoch, IDS)) for epoch in (0, 1)
+        augment.apply("colour", grey, keys=rng.sample_keys(0, epoch, IDS)) for epoch in (0, 1)
     )
     levels = [x[name].mean((2, 3)) for x in (first, second) for name in augment.SHOTS]
     for i, one in enumerate(levels):
@@ -188,7 +188,7 @@ def test_colour_differs_between_the_shots_and_between_epochs():
 
 
 def test_a_colour_matrix_hits_both_shots_alike():
-    keys = draws.sample_keys(0, 0, IDS)
+    keys = rng.sample_keys(0, 0, IDS)
     matrix = augment._colour_matrix(keys)
     gain = matrix.sum(2)
     assert gain.min() >= 0.79 and gain.max() <= 1.21 and (matrix < 0).any()
@@ -202,7 +202,7 @@ def test_a_colour_matrix_hits_both_shots_alike():
 
 def test_a_shadow_darkens_the_second_shot_only_smoothly_and_in_three_of_ten():
     x = torch.ones(1000, 1, SIZE, SIZE)
-    shadow = augment._shadow(draws.sample_keys(0, 0, np.arange(1000)), x)
+    shadow = augment._shadow(rng.sample_keys(0, 0, np.arange(1000)), x)
     assert shadow.max() == 1 and shadow.min() >= 0.29
     assert (shadow[:, :, 1:] - shadow[:, :, :-1]).abs().max() < 0.45
     assert 250 < (shadow.amin((1, 2, 3)) < 0.999).sum() < 350
@@ -218,7 +218,7 @@ def test_blur_keeps_flat_images_and_spreads_a_dot_by_the_binomial_weights():
 
 @pytest.mark.parametrize("n", [3 * 24 * 24, 3 * 448 * 448, 3 * 900 * 900])
 def test_noise_is_normal_and_there_is_enough_for_large_images(n):
-    bank = draws._field(n, torch.device("cpu"))
+    bank = rng._field(n, torch.device("cpu"))
     assert len(bank) >= 2 * n
     part = bank[: 1 << 20]
     assert abs(part.mean()) < 0.005 and abs(part.std() - 1) < 0.005
@@ -228,7 +228,7 @@ def test_noise_is_normal_and_there_is_enough_for_large_images(n):
 @pytest.mark.parametrize(("size", "cropped"), [(64, 48), (96, 80), (128, 112), (224, 192), (8, 8)])
 def test_cropped_sizes_need_no_padding_in_the_network(size, cropped):
     x = {"mask": torch.zeros(2, 1, size, size)}
-    out = augment.apply("flip+crop", x, keys=draws.sample_keys(0, 0, [1, 2]))
+    out = augment.apply("flip+crop", x, keys=rng.sample_keys(0, 0, [1, 2]))
     assert out["mask"].shape == (2, 1, cropped, cropped)
 
 
@@ -252,7 +252,7 @@ def test_a_recipe_can_do_without_some_of_its_transforms():
     with pytest.raises(ValueError, match="flip has no tone; it has flip"):
         augment.transforms("flip-tone")
     x = torch.rand(8, 3, SIZE, SIZE)
-    keys = draws.sample_keys(0, 0, np.arange(8))
+    keys = rng.sample_keys(0, 0, np.arange(8))
     gone = "colour_matrix-exposure-white_balance-tone-noise"
     out = augment.apply(f"colour-{gone}", {"bg": x}, keys=keys)
     assert torch.equal(out["bg"], x)
@@ -373,7 +373,7 @@ def test_evaluation_goes_in_order_and_leaves_nothing_out(pack):
     [
         ({"rows": []}, "batch_size=4, 0 rows; needed: at least 1"),
         ({"batch_size": 0}, "batch_size=0, 40 rows"),
-        ({"rows": [0, 40]}, r"rows 0..40, but 32px has 40 samples; take rows from packs.split"),
+        ({"rows": [0, 40]}, r"rows 0..40, but 32px has 40 samples; take rows from dataset.split"),
         ({"way": "fast"}, "way='fast'; known: batch, albumentations"),
         ({"augment": "flop"}, "no recipe 'flop'"),
         ({"packs": {32: FakePack(), 8: FakePack(39, 8)}}, "8px holds other samples than 32px"),

@@ -8,7 +8,7 @@ from evalib.manifest import SUBSETS
 
 
 def subsets(ids):
-    return np.array(SUBSETS)[samples.subset_of(samples.index_of(ids))]
+    return np.array(SUBSETS)[manifest.subset_of(manifest.index_of(ids))]
 
 
 def test_the_tiers_are_there_with_their_counts():
@@ -24,14 +24,14 @@ def test_the_tiers_are_there_with_their_counts():
 
 @pytest.mark.parametrize("name", manifest.tiers())
 def test_lists_are_the_same_on_every_machine(name):
-    tier, ids = manifest.tier(name), samples.sample_ids(name)
+    tier, ids = manifest.tier(name), manifest.sample_ids(name)
     assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == tier.sha256
     assert len(ids) == len(np.unique(ids)) == tier.n_samples
     assert set(subsets(ids)) == set(tier.subsets)
 
 
 def test_lists_do_not_change_with_the_manifest():
-    starts = {name: samples.sample_ids(name, 4).tolist() for name in ("mid-1000", "evaluation")}
+    starts = {name: manifest.sample_ids(name, 4).tolist() for name in ("mid-1000", "evaluation")}
     assert starts == {
         "mid-1000": [350827, 115539, 49100, 189404],
         "evaluation": [228956, 198359, 173577, 58580],
@@ -39,7 +39,7 @@ def test_lists_do_not_change_with_the_manifest():
 
 
 def test_ids_are_taken_apart_as_they_were_put_together():
-    index = samples.index_of(np.array([0, 39, 40, 399_999, (17 * 100 + 42) * 40 + 5]))
+    index = manifest.index_of(np.array([0, 39, 40, 399_999, (17 * 100 + 42) * 40 + 5]))
     assert index[["bg", "fg", "placement"]].tolist() == [
         (0, 0, 0),
         (0, 0, 39),
@@ -65,13 +65,13 @@ def test_held_out_backgrounds_objects_and_places_never_train(bg, fg, placement, 
 
 
 def test_subsets_have_the_sizes_that_the_rule_gives():
-    counts = np.bincount(samples.subset_of(samples.index_of(np.arange(400_000))))
+    counts = np.bincount(manifest.subset_of(manifest.index_of(np.arange(400_000))))
     assert counts.tolist() == [230_400, 25_600, 64_000, 64_000, 16_000]
 
 
 def test_training_and_evaluation_share_no_held_out_thing():
-    everything = samples.index_of(np.arange(400_000))
-    subset = samples.subset_of(everything)
+    everything = manifest.index_of(np.arange(400_000))
+    subset = manifest.subset_of(everything)
     train = everything[subset == 0]
     for name, fields in (
         ("seen", ["placement"]),
@@ -85,19 +85,19 @@ def test_training_and_evaluation_share_no_held_out_thing():
 
 
 def test_no_tier_trains_on_an_evaluation_sample():
-    evaluation = samples.sample_ids("evaluation")
+    evaluation = manifest.sample_ids("evaluation")
     for name in manifest.tiers():
-        ids = samples.sample_ids(name)
+        ids = manifest.sample_ids(name)
         assert not np.intersect1d(ids[subsets(ids) == "train"], evaluation).size, name
 
 
 @pytest.mark.parametrize("name", manifest.tiers())
 def test_a_limit_takes_a_prefix(name):
-    assert np.array_equal(samples.sample_ids(name, 20), samples.sample_ids(name)[:20])
+    assert np.array_equal(manifest.sample_ids(name, 20), manifest.sample_ids(name)[:20])
 
 
 def test_a_limited_evaluation_keeps_its_four_equal_shares():
-    names, counts = np.unique(subsets(samples.sample_ids("evaluation", 40)), return_counts=True)
+    names, counts = np.unique(subsets(manifest.sample_ids("evaluation", 40)), return_counts=True)
     assert sorted(names) == sorted(SUBSETS[1:]) and set(counts) == {10}
 
 
@@ -108,7 +108,7 @@ def test_unknown_tier_names_the_known_ones():
 
 def test_a_limit_of_nothing_is_refused():
     with pytest.raises(ValueError, match="limit=0; needed: 1 or more"):
-        samples.sample_ids("mid-1000", 0)
+        manifest.sample_ids("mid-1000", 0)
 
 
 def write(folder, line):
@@ -142,4 +142,4 @@ def test_shares_that_subsets_cannot_give_are_refused(tmp_path, monkeypatch, n, i
     tier = manifest.tiers(path)["mine"]
     monkeypatch.setattr(manifest, "tier", lambda name: tier)
     with pytest.raises(ValueError, match=f"{in_words} samples are no equal shares of seen"):
-        samples.sample_ids("mine")
+        manifest.sample_ids("mine")

@@ -14,7 +14,7 @@ from pathlib import Path
 from evalib import packs, training
 
 here = Path(HERE)
-pack = packs.build("mid-1000", 16, root=here / "packs", limit=200)
+pack = dataset.build("mid-1000", 16, root=here / "packs", limit=200)
 config = training.Config(**TINY)
 training.train(config, {16: pack}, here / "run", time_budget="50min", device="cpu").done
 """

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from evalib import objects, photo, places, rooms, staging
-from evalib.backdrop import backdrop
-from evalib.sketch import Sketch, chance, paint
-from evalib.trace import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
+from evalib.rooms.backdrop import backdrop
+from evalib.rooms.builder import Sketch, chance, paint
+from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
 
 # two rooms, a yard and a street, twelve samples of each
 IDS = np.concatenate([bg * 4000 + np.arange(12) * 331 for bg in (0, 5, 10, 20)])

@@ -14,7 +14,7 @@ from evalib import colab, metrics, packs, show
 
 @pytest.fixture(scope="module")
 def batch(playground):
-    return playground.batch(packs.split(playground)["train"][:3])
+    return playground.batch(playground.split()["train"][:3])
 
 
 def pixels(figure):

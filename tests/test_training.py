@@ -301,7 +301,7 @@ def test_sizes_follow_each_other(playground, tmp_path):
     assert again == turns and again.all_sizes == [32, 64, 96] and again.n_steps == 3010
     with pytest.raises(ValueError, match="packs of \\[48\\] px"):
         train(config, playground, tmp_path)
-    larger = packs.build("playground-24", 48, root=tmp_path, progress=False)
+    larger = dataset.build("playground-24", 48, root=tmp_path, progress=False)
     both = {32: playground, 48: larger}
     run = training.train(config, both, tmp_path / "run", device="cpu", progress=False)
     assert [row["size"] for row in run.history] == [32, 48, 48, 48]

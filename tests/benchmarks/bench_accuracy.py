@@ -70,12 +70,12 @@ ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of
 def main() -> None:
     groups = os.environ.get("EVALIB_BENCH", "ingredients networks").split()
     print(timing.machine(), f"{torch.get_num_threads()} threads", sep="; ", flush=True)
-    evaluation = packs.build("evaluation", 128, root=OUT / "packs")
-    rows = packs.split(evaluation)["unseen_both"]
+    evaluation = dataset.build("evaluation", 128, root=OUT / "packs")
+    rows = evaluation.split()["unseen_both"]
     for group in groups:
         for name, entry in ENTRIES[group].items():
             model = train(group, name, *entry)
-            batches = packs.Batches(evaluation, rows, batch_size=50).in_order()
+            batches = Batches(evaluation, rows, batch_size=50).in_order()
             columns = metrics.evaluate(unet.predictor(model), batches)
             line = {"network" if group == "networks" else "data": name}
             line["parameters"] = sum(p.numel() for p in model.parameters())
@@ -92,7 +92,7 @@ def train(group: str, name: str, tier: str, without: str, changes: dict) -> torc
     config = training.Config(sizes=(((64, 128, 128), steps),), **changes)
     limit, root = N_WIDE if tier == WIDE.name else None, OUT / "packs" / without
     with switched_off(without), patch.object(manifest, "tier", TIERS.get):
-        found = {s: packs.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
+        found = {s: dataset.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
     run = training.train(config, found, OUT / "runs" / folder(group, name), progress=False)
     if not run.done:
         raise KeyboardInterrupt(f"{name} is unfinished; the same command goes on with it")

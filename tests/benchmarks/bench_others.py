@@ -209,7 +209,7 @@ def print_resumes(parent: Path) -> None:
 
 def trainings(folder: Path) -> dict[str, Train]:
     """The rows of table B."""
-    pack = packs.build("mid-1000", 32, limit=N_SAMPLES, root=folder, device="cpu", progress=False)
+    pack = dataset.build("mid-1000", 32, limit=N_SAMPLES, root=folder, device="cpu", progress=False)
     rows = {"Lightning `fit(ckpt_path='last')`": train_lightning} if pl else {}
     return rows | {
         "Accelerate `skip_first_batches`": partial(train_accelerate, False),
@@ -310,7 +310,7 @@ def train_accelerate(best: bool, folder: Path, workers: int, stop: int | None) -
     return samples, _hash(net.state_dict())
 
 
-def train_evalib(pack: packs.Pack, folder: Path, workers: int, stop: int | None) -> Result:
+def train_evalib(pack: dataset.Pack, folder: Path, workers: int, stop: int | None) -> Result:
     def note(self: losses.Loss, out: dict, batch: dict) -> tuple[Tensor, dict]:
         samples.append(batch["row"].tolist())
         if len(samples) == stop:

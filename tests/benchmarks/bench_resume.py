@@ -48,7 +48,7 @@ def main(kills: int = 100, seed: int = 0) -> None:
 def survive(folder: Path, kills: int, chance: random.Random) -> list[dict]:
     """Runs of both input ways in turn, killed and resumed; one result for each run."""
     for size, _ in CONFIG["sizes"]:
-        packs.build("mid-1000", size, limit=LIMIT, root=folder / "packs", progress=False)
+        dataset.build("mid-1000", size, limit=LIMIT, root=folder / "packs", progress=False)
     expected, results = {}, []
     for number in itertools.count():
         way = ("batch", "albumentations")[number % 2]
@@ -155,7 +155,7 @@ def child(folder, run, drive_dir, way, workers, fd) -> None:
 
     checkpoint.write, training.Learner.train_step = watched_write, watched_step
     sizes = dict(CONFIG["sizes"])
-    built = {s: packs.build("mid-1000", s, limit=LIMIT, root=Path(folder) / "packs") for s in sizes}
+    built = {s: dataset.build("mid-1000", s, limit=LIMIT, root=Path(folder) / "packs") for s in sizes}
     with faults.Drive(drive_dir or "/nowhere", faults.slow(SLOW_S)).mounted():
         training.train(
             training.Config(way=way, **CONFIG),
@@ -239,7 +239,7 @@ def saving_cost(rounds: int = 3, every_s: float = 1.0, n_steps: int = 300) -> st
     clocks, times, n_saves = {"saving": every_s, "not saving": 1e9}, {}, {}
     config = training.Config(sizes=((64, n_steps),), log_every=100, evaluate_every=100, n_valid=64)
     with tempfile.TemporaryDirectory() as folder:
-        pack = packs.build("mid-1000", 64, root=Path(folder) / "packs", progress=False)
+        pack = dataset.build("mid-1000", 64, root=Path(folder) / "packs", progress=False)
         for _, (name, clock) in itertools.product(range(rounds), clocks.items()):
             run = Path(folder) / "run"
             shutil.rmtree(run, ignore_errors=True)

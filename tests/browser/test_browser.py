@@ -259,7 +259,7 @@ def camera_page(browser, headers):
     page.route("http://localhost/", lambda route: route.fulfill(body="<body>", headers=headers))
     page.goto("http://localhost/")
     page.evaluate("window.google = {colab: {output: {setIframeHeight() {}}}}")
-    page.evaluate("script => { window.answer = eval(script); }", controls.CAMERA)
+    page.evaluate("script => { window.answer = eval(script); }", widgets.CAMERA)
     return page
 
 
@@ -272,7 +272,7 @@ def test_the_script_for_colab_takes_two_photos_at_a_press_of_its_button(browser)
     answer = page.evaluate("answer")
     assert page.locator("video").count() == 0
     page.context.close()
-    photos = [controls.photos.load_photo(controls._jpeg(url)) for url in answer["photos"]]
+    photos = [widgets.photos.load_photo(widgets._jpeg(url)) for url in answer["photos"]]
     assert photos[0].shape == photos[1].shape and (photos[0] != photos[1]).any()
 
 

@@ -6,9 +6,9 @@ objects ignore; things on walls have the wall at z = 0 and `day`, the brightness
 
 import numpy as np
 
-from evalib.objects import car, chair, thing
-from evalib.sketch import Sketch, paint
-from evalib.trace import about_y
+from evalib.rooms.builder import Sketch, paint
+from evalib.rooms.objects import car, chair, thing
+from evalib.rooms.rays import about_y
 
 BLACK = paint(0.015)
 

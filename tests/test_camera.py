@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from torch import nn
 
 from evalib import unet
-from evalib.photos import Camera, load_depth, load_photo, predict_pair, write_prediction
+from evalib.camera.photos import Camera, load_depth, load_photo, predict_pair, write_prediction
 
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
 

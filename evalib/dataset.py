@@ -14,7 +14,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -24,12 +24,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from evalib import draws, manifest, rooms
-from evalib.batches import Batches, floats
-from evalib.manifest import SUBSETS
-from evalib.samples import index_of, sample_ids, subset_of
-
-__all__ = ["Batches", "Pack", "build", "index_of", "split", "subset_of"]
+from evalib import manifest, rng, rooms
+from evalib.manifest import SUBSETS, index_of, sample_ids, subset_of
 
 VERSION = 1  # of the layout and of what rooms renders: raise it when either changes
 IDENTITY = ("version", "tier", "size", "seed", "shapes")  # with the index: the fingerprint
@@ -54,7 +50,7 @@ def build(
         ValueError: unknown tier or source; what lies in the folder is broken or of another version.
         OSError: the disk has no room for it, said before anything is rendered.
     """
-    row = manifest.tier(tier)
+    row = manifest.find(tier)
     if row.source != "rooms":
         raise ValueError(f"{tier} has the source {row.source!r}; packs can be built from: rooms")
     if size < 16:
@@ -75,13 +71,6 @@ def build(
             _begin(path, header, index, device)
         _go_on(path, header, index, device, progress)
     return Pack(path)
-
-
-def split(pack: "Pack") -> dict[str, np.ndarray]:
-    """Rows of each subset: disjoint, from ids only; in a fixed shuffled order: rows[:k] is fair."""
-    order = np.argsort(draws.sample_keys(0, 0, pack.index["id"]).numpy(), kind="stable")
-    subsets = subset_of(pack.index)[order]
-    return {name: order[subsets == number] for number, name in enumerate(SUBSETS)}
 
 
 class Pack:
@@ -111,6 +100,12 @@ class Pack:
     def __len__(self) -> int:
         return len(self.index)
 
+    def split(self) -> dict[str, np.ndarray]:
+        """Rows of each subset: disjoint, from ids only; shuffled once, so that rows[:k] is fair."""
+        order = np.argsort(rng.sample_keys(0, 0, self.index["id"]).numpy(), kind="stable")
+        subsets = subset_of(self.index)[order]
+        return {name: order[subsets == number] for number, name in enumerate(SUBSETS)}
+
     def gather(self, rows: np.ndarray) -> dict[str, Tensor]:
         """uint8 bg, fg_bg (B,S,S,3), mask in {0, 255}, depth, bg_depth (B,S,S); row (B,) int64."""
         rows = np.ascontiguousarray(rows, dtype=np.int64)
@@ -121,6 +116,25 @@ class Pack:
     def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The same as float 0..1 on `device`: images (B, 3, S, S), maps (B, 1, S, S)."""
         return floats(self.gather(rows), device)
+
+    def batches(
+        self, rows: np.ndarray, n: int, device: torch.device | str = "cpu"
+    ) -> Iterator[dict[str, Tensor]]:
+        """All `rows` once, in this order, `n` at a time: for evaluation."""
+        for start in range(0, len(rows), n):
+            yield self.batch(rows[start : start + n], device)
+
+
+def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Move uint8 (B, H, W[, 3]) to the device, then make it float (B, 1 or 3, H, W) in 0..1."""
+    batch = {}
+    for name, x in raw.items():
+        x = x.to(device, non_blocking=True)
+        if x.dtype == torch.uint8:
+            x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+            x = x.float() / 255
+        batch[name] = x
+    return batch
 
 
 def _header(row: manifest.Tier, size: int, index: np.ndarray) -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from evalib import photos
+from evalib.camera import photos
 
 FPS = 25.0  # where a source does not tell its own
 TINT = np.array([255.0, 0.0, 80.0], np.float32)  # RGB of what is new in an overlay

@@ -6,14 +6,14 @@ from functools import partialmethod
 
 import numpy as np
 
-from evalib import draws
-from evalib.surfaces import TEXTURES
-from evalib.trace import BALL, BOX, TUBE, Parts, about_y
+from evalib import rng
+from evalib.rooms.rays import BALL, BOX, TUBE, Parts, about_y
+from evalib.rooms.surfaces import TEXTURES
 
 
 def chance(seed: int, keys: Sequence[int], name: str, n: int) -> np.ndarray:
     """(B, n) float64 in [0, 1), a function of seed, key and name."""
-    return draws.uniform(draws.sample_keys(seed, 0, keys), name, 0, 1, n).numpy().astype(float)
+    return rng.uniform(rng.sample_keys(seed, 0, keys), name, 0, 1, n).numpy().astype(float)
 
 
 def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, glow: float = 0.0):

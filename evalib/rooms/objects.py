@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from evalib.sketch import Sketch, paint
-from evalib.trace import TUBE, Parts, about_y
+from evalib.rooms.builder import Sketch, paint
+from evalib.rooms.rays import TUBE, Parts, about_y
 
-N_FG = 100
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evalib.sketch import chance
+from evalib.rooms.builder import chance
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
 LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib.trace import BOX, TUBE, View, dot
+from evalib.rooms.rays import BOX, TUBE, View, dot
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
 SMOOTH, WHITE = 0, 1  # noise of many scales about 0 (std 1), and independent numbers 0..1

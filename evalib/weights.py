@@ -8,8 +8,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from evalib import unet
+from evalib import checkpoint, recipes, unet
 
 DEFAULT = Path(__file__).parent / "weights" / "small.safetensors"
 LIMIT = 2 * 2**20  # bytes; above, matrices are stored as float16
@@ -22,13 +23,72 @@ it: which pixels are new, and the depth of every pixel. {parameters:,} parameter
 
 ```python
 import evalib
-from evalib import photos
+from evalib.camera import Camera, load_photo
 
 model = evalib.load("{network}.safetensors")  # {network}.json beside it
-camera = photos.Camera(model, photos.load_photo("empty.jpg"))
-mask_pred, depth_pred = camera(photos.load_photo("now.jpg"))  # probability; distance / 10 m
+camera = Camera(model, load_photo("empty.jpg"))
+mask_pred, depth_pred = camera(load_photo("now.jpg"))  # probability; distance / 10 m
 ```
 """
+
+
+def load(path: Path | str | None = None) -> nn.Module:
+    """A trained network: of a run folder (its best averaged weights), of one checkpoint file, of
+    a .safetensors file with its .json, or, without a path, the one that comes with evalib.
+
+    Raises: FileNotFoundError if there is none; ValueError if it is torn or foreign.
+    """
+    if path is None or Path(path).suffix == ".safetensors":
+        return read(Path(path or DEFAULT))
+    return _network(*_state(Path(path)))
+
+
+def _state(path: Path) -> tuple[Path, dict]:
+    found = None
+    if path.is_dir():
+        found = checkpoint.newest([path], kind="best") or checkpoint.newest([path])
+    elif path.is_file():
+        try:
+            found = path, checkpoint.load(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
+        )
+    return found
+
+
+def _network(path: Path, state: dict) -> nn.Module:
+    try:
+        model = recipes.build(state["config"]["network"])
+        if "ema" in state:
+            model = AveragedModel(model, use_buffers=True)
+            model.load_state_dict(state["ema"])
+            return model.module.eval()
+        model.load_state_dict(state["model"])
+        return model.eval()
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a run of this evalib: {error}") from error
+
+
+def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = None) -> list[Path]:
+    """Write the network of a run to hand out: weights, facts and a model card (`write`).
+
+    facts: what the run does not know, for its card: `data`, `scores`, `limits`.
+    """
+    path, state = _state(Path(run))
+    model, config = _network(path, state), state["config"]
+    stages = ", then ".join(
+        f"{steps} at {' and '.join(map(str, dict.fromkeys(sizes)))} px"
+        for sizes, steps in config["sizes"]
+    )
+    training = (
+        f"Steps: {stages}, each of {config['batch_size']} samples of the smallest size, or of as "
+        f"many larger ones as have the same area; seed {config['seed']}; "
+        f"averaged weights of step {state['step']}."
+    )
+    return write(model, config["network"], folder, {"training": training} | (facts or {}))
 
 
 def write(model: nn.Module, network: str, folder: Path | str, facts: dict[str, str]) -> list[Path]:
@@ -63,13 +123,17 @@ def read(path: Path) -> nn.Module:
     """
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
-            todo = "train (notebook 04) and load the folder of that run, or runs.export it to here"
+            todo = (
+                "train (notebook 04) and load the folder of that run, or weights.export it to here"
+            )
             raise FileNotFoundError(f"no trained weights: {file} is missing; {todo}")
     try:
         weights, facts = load_file(path), json.loads(path.with_suffix(".json").read_text())
-        model = unet.build(str(facts["network"]))
+        model = recipes.build(str(facts["network"]))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        needed = "needed a .safetensors and its .json as runs.export writes them: copy both again"
+        needed = (
+            "needed a .safetensors and its .json as weights.export writes them: copy both again"
+        )
         raise ValueError(f"cannot load {path} ({error}), {needed}") from error
     needed, got = ({n: (*t.shape,) for n, t in w.items()} for w in (model.state_dict(), weights))
     if wrong := sorted(n for n in needed | got if needed.get(n) != got.get(n)):

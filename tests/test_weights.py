@@ -23,15 +23,15 @@ def network(seed: int = 0) -> torch.nn.Module:
 def small(tmp_path):
     """The files of a network, and the network."""
     model = network()
-    shipped.write(model, "small", tmp_path, {"data": "Rooms.", "limits": "Still cameras."})
+    weights.write(model, "small", tmp_path, {"data": "Rooms.", "limits": "Still cameras."})
     return tmp_path / "small.safetensors", model
 
 
-@pytest.mark.parametrize("limit", [shipped.LIMIT, 2**20])
+@pytest.mark.parametrize("limit", [weights.LIMIT, 2**20])
 def test_exported_weights_answer_as_the_network_did(limit, tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "LIMIT", limit)
     model = network().to(memory_format=torch.channels_last)  # safetensors refuses these as they are
-    path, facts, _ = shipped.write(model, "small", tmp_path, {})
+    path, facts, _ = weights.write(model, "small", tmp_path, {})
     assert path.stat().st_size <= limit
     half = {t.dtype for t in load_file(path).values() if t.ndim > 1} == {torch.float16}
     assert half == (limit == 2**20) == (json.loads(facts.read_text())["dtype"] == "float16")
@@ -105,7 +105,7 @@ def test_onnxruntime_answers_as_torch(tmp_path, size):
     ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     model = network()
-    shipped.write_onnx(model, tmp_path / "small.onnx", size=size)
+    weights.write_onnx(model, tmp_path / "small.onnx", size=size)
     graph = ort.InferenceSession(tmp_path / "small.onnx")
     for _ in range(2):
         images = {name: torch.rand(1, 3, *size) for name in ("bg", "fg_bg")}
@@ -122,6 +122,6 @@ def test_a_graph_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", export)
     with pytest.raises(ImportError, match="pip install onnx onnxscript"):
-        shipped.write_onnx(network(), tmp_path / "small.onnx")
+        weights.write_onnx(network(), tmp_path / "small.onnx")
     with pytest.raises(ValueError, match="needed NAME.onnx"):
-        shipped.write_onnx(network(), tmp_path / "small.pt")
+        weights.write_onnx(network(), tmp_path / "small.pt")

@@ -5,21 +5,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evalib import objects
-from evalib.backdrop import PROBE, Backdrop, probe
-from evalib.sketch import chance
-from evalib.trace import NOTHING, Parts, View, about_y, raster
+from evalib.manifest import N_FG, N_PLACEMENTS, held_out
+from evalib.rooms import objects
+from evalib.rooms.backdrop import PROBE, Backdrop, probe
+from evalib.rooms.builder import chance
+from evalib.rooms.rays import NOTHING, Parts, View, about_y, raster
 
-N_FG, N_PLACEMENTS = objects.N_FG, 40
 EMPTY_SHARE = 0.02
 TRIES = 24
 INDOORS_M = 0.65  # half of the largest thing in a room: a car there is a child's
 AREA = (0.007, 2.2)  # share of the picture an object is meant to fill, if the place allows
-
-
-def held_out(i: int) -> bool:
-    """Whether background or object `i` never occurs in training: every fifth of them."""
-    return i % 5 == 4
 
 
 def empty(ids: np.ndarray, seed: int = 0) -> np.ndarray:

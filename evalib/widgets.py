@@ -14,7 +14,8 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from torch import nn
 
-from evalib import colab, photos, show
+from evalib import camera as cameras
+from evalib import colab, show
 
 # Runs in the frame of the cell's output. Time to walk into the picture, and out of it, is 5 s.
 CAMERA = """
@@ -95,7 +96,7 @@ def take_photos() -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(answer, dict) or len(answer.get("photos", ())) != 2:
         reason = answer.get("error") if isinstance(answer, dict) else "no answer"
         raise ValueError(f"the camera gave no two photographs ({reason}): allow it and run again")
-    return tuple(photos.load_photo(_jpeg(url)) for url in answer["photos"])
+    return tuple(cameras.load_photo(_jpeg(url)) for url in answer["photos"])
 
 
 def _jpeg(url: str) -> bytes:
@@ -127,7 +128,7 @@ def _uploads(widgets: ModuleType, model: nn.Module) -> object:
         out.clear_output(wait=True)
         with out:
             try:
-                display(show.pair(model, *map(photos.load_photo, data)))
+                display(show.pair(model, *map(cameras.load_photo, data)))
             except ValueError as error:
                 print(error)
 

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib.backdrop import DEPTH_M, backdrop, lit, shade
-from evalib.photo import develop
-from evalib.places import N_BG
-from evalib.sketch import chance
-from evalib.staging import EMPTY_SHARE, N_FG, N_PLACEMENTS, Cast, cast, empty, held_out
-from evalib.surfaces import Surface, surface
-from evalib.trace import View, grid, raster
-
-__all__ = ["EMPTY_SHARE", "N_BG", "N_FG", "N_PLACEMENTS", "empty", "held_out"]
-__all__ += ["render", "render_backgrounds"]
+from evalib.manifest import N_FG, N_PLACEMENTS
+from evalib.rooms.backdrop import DEPTH_M, backdrop, lit, shade
+from evalib.rooms.builder import chance
+from evalib.rooms.rays import View, grid, raster
+from evalib.rooms.sensor import develop
+from evalib.rooms.staging import Cast, cast
+from evalib.rooms.surfaces import Surface, surface
 
 GROUP_RAYS = 64 * 128 * 128  # of samples rendered together: 64 of 64 px
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib import places
-from evalib.photo import halve
-from evalib.sketch import chance
-from evalib.surfaces import Surface, clouds, surface
-from evalib.trace import NOTHING, TILE, View, by_kind, dot, grid, opacity, raster
+from evalib.rooms import places
+from evalib.rooms.builder import chance
+from evalib.rooms.rays import NOTHING, TILE, View, by_kind, dot, grid, opacity, raster
+from evalib.rooms.sensor import halve
+from evalib.rooms.surfaces import Surface, clouds, surface
 
 DEPTH_M = 10.0  # byte 255
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements

@@ -42,15 +42,15 @@ def test_uploads_are_read_in_the_form_of_both_ipywidgets_versions():
         def __init__(self, value):
             self.value = value
 
-    assert controls._uploaded(Upload(({"name": "a", "content": memoryview(b"8")},))) == b"8"
-    assert controls._uploaded(Upload({"a.jpg": {"metadata": {}, "content": b"7"}})) == b"7"
-    assert controls._uploaded(Upload(())) is None and controls._uploaded(Upload({})) is None
+    assert widgets._uploaded(Upload(({"name": "a", "content": memoryview(b"8")},))) == b"8"
+    assert widgets._uploaded(Upload({"a.jpg": {"metadata": {}, "content": b"7"}})) == b"7"
+    assert widgets._uploaded(Upload(())) is None and widgets._uploaded(Upload({})) is None
 
 
 def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(model, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(controls, "display", shown.append)
-    box = controls.own_photos(model)
+    box = widgets.own_photos(model)
     empty, new = box.children[0].children
     monkeypatch.setattr(controls, "_uploaded", lambda upload: upload.fake)
     empty.fake, new.fake = jpeg(10), None
@@ -66,19 +66,19 @@ def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(model, monke
 
 def test_the_camera_gives_the_empty_scene_first(output):
     output.answer = {"photos": [data_url(10), data_url(200)]}
-    bg, img = controls.take_photos()
+    bg, img = widgets.take_photos()
     assert bg.shape == img.shape == (48, 64, 3)
     assert abs(int(bg.mean()) - 10) < 3 and abs(int(img.mean()) - 200) < 3
-    assert output.scripts == [controls.CAMERA]
+    assert output.scripts == [widgets.CAMERA]
 
 
 def test_on_colab_two_photos_of_the_camera_are_predicted(model, output):
     output.answer = {"photos": [data_url(10), data_url(200)]}
-    assert isinstance(controls.own_photos(model, camera=True), Figure)
+    assert isinstance(widgets.own_photos(model, camera=True), Figure)
 
 
 def test_the_camera_is_not_asked_unless_it_is_wanted(model, output):
-    assert controls.own_photos(model).children and not output.scripts
+    assert widgets.own_photos(model).children and not output.scripts
 
 
 NOT_PHOTOS = {
@@ -100,26 +100,26 @@ def test_without_two_photos_the_reason_is_said_and_the_buttons_are_there(
 ):
     output.answer = answer
     with pytest.raises(ValueError, match=reason):
-        controls.take_photos()
-    box = controls.own_photos(model, camera=True)
+        widgets.take_photos()
+    box = widgets.own_photos(model, camera=True)
     assert "or upload two photographs" in capsys.readouterr().out
     assert len(box.children[0].children) == 2
 
 
 def test_outside_colab_the_camera_is_replaced_by_the_buttons(model, capsys):
-    assert len(controls.own_photos(model, camera=True).children[0].children) == 2
+    assert len(widgets.own_photos(model, camera=True).children[0].children) == 2
     assert "on Colab only" in capsys.readouterr().out
 
 
 def test_without_ipywidgets_a_sentence_says_so_and_nothing_fails(model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert controls.own_photos(model) is None
-    controls.explorer(lambda sample, threshold: None, 3)
+    assert widgets.own_photos(model) is None
+    widgets.explorer(lambda sample, threshold: None, 3)
     assert capsys.readouterr().out.count("pip install ipywidgets") == 2
 
 
 def test_the_sliders_ask_for_the_picture_of_their_values(monkeypatch):
     asked = []
     monkeypatch.setattr(controls, "display", lambda figure: None)
-    controls.explorer(lambda sample, threshold: asked.append((sample, threshold)), 3)
+    widgets.explorer(lambda sample, threshold: asked.append((sample, threshold)), 3)
     assert asked == [(0, 0.5)]

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evalib import furniture
-from evalib.sketch import Sketch, paint
-from evalib.trace import Camera, Parts, about_y
+from evalib.rooms import furniture
+from evalib.rooms.builder import Sketch, paint
+from evalib.rooms.rays import Camera, Parts, about_y
 
-N_BG = 100
 KINDS = ("living", "office", "yard", "bedroom", "street")
 KINDS += ("living", "hall", "street", "office", "yard")
 GLASS = paint([0.04, 0.05, 0.07], [0.3, 0.36, 0.45], "noise", 0.4)

@@ -36,14 +36,14 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(rooms, "render", render)
     monkeypatch.setattr(rooms, "render_backgrounds", render_backgrounds)
-    monkeypatch.setitem(packs.CHUNK_PIXELS, "cpu", 10 * SIZE**2)
+    monkeypatch.setitem(dataset.CHUNK_PIXELS, "cpu", 10 * SIZE**2)
     return rendered
 
 
 @pytest.fixture
 def build(tmp_path):
     def build(tier="mid-1000", size=SIZE, *, limit=60, root=tmp_path, **options):
-        return packs.build(tier, size, limit=limit, root=root, progress=False, **options)
+        return dataset.build(tier, size, limit=limit, root=root, progress=False, **options)
 
     return build
 
@@ -72,7 +72,7 @@ def data(path):
 
 def test_a_pack_holds_what_was_rendered_in_id_order(build):
     pack = build()
-    ids = np.sort(samples.sample_ids("mid-1000", 60))
+    ids = np.sort(manifest.sample_ids("mid-1000", 60))
     assert pack.index["id"].tolist() == ids.tolist() and len(pack) == 60
     assert pack.path.name == "mid-1000-60-16px" and (pack.tier, pack.size) == ("mid-1000", SIZE)
     rows = np.array([59, 0, 7])
@@ -147,7 +147,7 @@ def test_an_unfinished_pack_says_how_to_go_on(build, interrupt, tmp_path):
         build()
     command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
     with pytest.raises(ValueError, match=rf"unfinished \(20 of 60 .* go on with: {command}"):
-        packs.Pack(tmp_path / "mid-1000-60-16px")
+        dataset.Pack(tmp_path / "mid-1000-60-16px")
 
 
 def damage_json(path):
@@ -205,7 +205,7 @@ def test_a_damaged_pack_is_refused_with_the_command_that_rebuilds_it(build, dama
     path = build().path
     damage(path)
     with pytest.raises(ValueError, match=says) as error:
-        packs.Pack(path)
+        dataset.Pack(path)
     command = "python -m evalib build mid-1000 --size 16 --limit 60 --packs"
     assert f"rebuild it: rm -r {path} && {command} {path.parent}" in str(error.value)
     with pytest.raises(ValueError, match=says):
@@ -223,7 +223,7 @@ def test_a_damaged_unfinished_pack_is_not_gone_on_with(build, interrupt, tmp_pat
 
 def test_a_list_that_changed_since_is_noticed(build, monkeypatch):
     build()
-    changed = samples.sample_ids("mid-1000", 61)[1:]
+    changed = manifest.sample_ids("mid-1000", 61)[1:]
     monkeypatch.setattr(packs, "sample_ids", lambda tier, limit: changed)
     with pytest.raises(ValueError, match="holds other samples than mid-1000 has today; rebuild"):
         build()
@@ -233,7 +233,7 @@ def test_a_missing_pack_says_how_to_build_it(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="build it: python -m evalib build full-400k --size 64"
     ):
-        packs.Pack(tmp_path / "full-400k-400000-64px")
+        dataset.Pack(tmp_path / "full-400k-400000-64px")
 
 
 def test_a_full_disk_is_told_before_anything_is_rendered(build, calls, monkeypatch):
@@ -262,11 +262,11 @@ def test_fingerprints_differ_between_sizes_and_lists(build):
 
 def test_splits_are_disjoint_whole_and_the_same_on_every_machine(build):
     pack = build("full-400k", limit=500)
-    rows = packs.split(pack)
+    rows = pack.split()
     assert tuple(rows) == manifest.SUBSETS
     assert sorted(np.concatenate(list(rows.values()))) == list(range(500))
     for number, name in enumerate(rows):
-        assert set(samples.subset_of(pack.index[rows[name]])) == {number}
+        assert set(manifest.subset_of(pack.index[rows[name]])) == {number}
     lists = b"".join(pack.index["id"][r].astype("<i8").tobytes() for r in rows.values())
     assert (
         hashlib.sha256(lists).hexdigest()
@@ -276,7 +276,7 @@ def test_splits_are_disjoint_whole_and_the_same_on_every_machine(build):
 
 def test_a_subset_keeps_its_order_in_a_pack_of_another_size(build):
     small, large = build("full-400k", 16, limit=100), build("full-400k", 24, limit=100)
-    for one, other in zip(packs.split(small).values(), packs.split(large).values(), strict=True):
+    for one, other in zip(small.split().values(), large.split().values(), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -295,10 +295,10 @@ def test_what_it_took_is_recorded(build):
 def test_the_real_rooms_give_the_same_files_whatever_is_rendered_together(tmp_path, monkeypatch):
     monkeypatch.undo()
     for chunk in (1, 4):
-        monkeypatch.setitem(packs.CHUNK_PIXELS, "cpu", chunk * SIZE**2)
+        monkeypatch.setitem(dataset.CHUNK_PIXELS, "cpu", chunk * SIZE**2)
         root = tmp_path / str(chunk)
-        packs.build("evaluation", SIZE, limit=6, root=root, device="cpu", progress=False)
+        dataset.build("evaluation", SIZE, limit=6, root=root, device="cpu", progress=False)
     one, other = (data(tmp_path / chunk / "evaluation-6-16px") for chunk in "14")
     assert one == other
-    pack = packs.Pack(tmp_path / "1" / "evaluation-6-16px")
+    pack = dataset.Pack(tmp_path / "1" / "evaluation-6-16px")
     assert set(np.unique(pack.mask)) <= {0, 255} and pack.fg_bg.std() > 5

@@ -1,0 +1,56 @@
+"""The ResNet table of seed document 002: a U-Net on ResNet-18 per task, from `fg_bg` alone.
+
+Source: U-Net, Ronneberger et al. 2015; ResNet-18, He et al. 2015 (torchvision's, untrained).
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from evalib import layers
+from evalib.layers import double
+from evalib.recipes import lean
+
+SETTINGS = lean.SETTINGS | {
+    "network": "resnet",
+    "lr": 1e-3,  # not tuned; the document names .01, but no optimizer
+}
+NOTE = "its document prints 28,976,321: torchsummary lists the encoder's 11,176,512 twice"
+
+
+class ResNetUNet(nn.Module):
+    """The ResNet table of seed 002: 17,799,809 parameters, one map from one image of 3 channels.
+
+    Every skip passes a 1x1 convolution; the decoder has no BatchNorm. How the original upsampled
+    is not in the table (nothing to count); here it is nearest.
+    """
+
+    STRIDE = 32
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        conv = partial(layers.block, bias=True, norm=False)
+        net = resnet18(weights=None)
+        if channels != 3:
+            net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu)
+        first = nn.Sequential(net.maxpool, net.layer1)
+        self.full = nn.Sequential(conv(channels, 64), conv(64, 64))
+        self.encoder = nn.ModuleList([stem, first, net.layer2, net.layer3, net.layer4])
+        self.skips = nn.ModuleList(conv(c, c, 1) for c in (64, 64, 128, 256, 512))
+        # (from below, from the skip, out), coarse to fine
+        plan = (512, 256, 512), (512, 128, 256), (256, 64, 256), (256, 64, 128), (128, 64, 64)
+        self.decoder = nn.ModuleList(conv(up + skip, out) for up, skip, out in plan)
+        self.last = nn.Conv2d(64, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = [self.full(x)]
+        for stage, skip in zip(self.encoder, self.skips, strict=True):
+            x = stage(x)
+            skips.append(skip(x))
+        y = skips.pop()
+        for block in self.decoder:
+            y = block(torch.cat([double(y), skips.pop()], 1))
+        return self.last(y)
