@@ -6,7 +6,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask t
 import pytest
 import torch
 
-from evalib import packs
+from evalib import dataset
 
 
 @pytest.fixture(scope="session")

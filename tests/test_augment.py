@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import augment, draws
+from evalib import augment, rng
 from evalib.batches import Batches, floats
 
 GEOMETRY = ("none", "flip", "flip+crop")
@@ -76,9 +76,7 @@ def test_numbers_are_uniform_and_independent():
     keys = rng.sample_keys(0, 0, np.arange(20_000))
     x = rng.uniform(keys, "a", -1, 1, 2)
     y = rng.uniform(keys, "b", -1, 1)
-    both = torch.cat(
-        [x, y, rng.uniform(rng.sample_keys(0, 1, np.arange(20_000)), "b", -1, 1)], 1
-    )
+    both = torch.cat([x, y, rng.uniform(rng.sample_keys(0, 1, np.arange(20_000)), "b", -1, 1)], 1)
     assert both.min() >= -1 and both.max() < 1
     assert both.mean(0).abs().max() < 0.02  # 5 standard errors
     assert (both.var(0) - 1 / 3).abs().max() < 0.011
@@ -361,19 +359,12 @@ def test_sizes_share_order_and_unknown_sizes_are_refused(pack):
         batches(0, size=64)
 
 
-def test_evaluation_goes_in_order_and_leaves_nothing_out(pack):
-    batches = Batches(pack, np.array([5, 3, 39, 0, 1]), batch_size=2, augment="full")
-    parts = list(batches.in_order())
-    assert [p["row"].tolist() for p in parts] == [[5, 3], [39, 0], [1]]
-    assert torch.equal(parts[1]["bg"], floats(pack.gather(np.array([39, 0])))["bg"])
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"rows": []}, "batch_size=4, 0 rows; needed: at least 1"),
         ({"batch_size": 0}, "batch_size=0, 40 rows"),
-        ({"rows": [0, 40]}, r"rows 0..40, but 32px has 40 samples; take rows from dataset.split"),
+        ({"rows": [0, 40]}, r"rows 0..40, but 32px has 40 samples; take rows from its `split"),
         ({"way": "fast"}, "way='fast'; known: batch, albumentations"),
         ({"augment": "flop"}, "no recipe 'flop'"),
         ({"packs": {32: FakePack(), 8: FakePack(39, 8)}}, "8px holds other samples than 32px"),

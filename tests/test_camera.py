@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageFile
 from torch import nn
 
-from evalib import unet
-from evalib.camera.photos import Camera, load_depth, load_photo, predict_pair, write_prediction
+from evalib import recipes
+from evalib.camera import Camera, load_depth, load_photo, predict_pair, write_prediction
 
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
 
@@ -276,7 +276,9 @@ def test_bg_and_img_are_not_swapped_and_small_photos_are_not_enlarged():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 20), (33, 65)])
 def test_a_real_network_takes_any_proportions(shape):
-    mask_pred, depth_pred = predict_pair(unet.build("small"), noise(*shape), noise(*shape, seed=1))
+    mask_pred, depth_pred = predict_pair(
+        recipes.build("small"), noise(*shape), noise(*shape, seed=1)
+    )
     for prediction in (mask_pred, depth_pred):
         assert prediction.shape == shape
         assert ((prediction >= 0) & (prediction <= 1)).all()
@@ -312,7 +314,7 @@ def test_arrays_that_are_no_photos_are_refused():
 
 
 def test_a_camera_encodes_its_background_once_and_answers_as_without_keeping_it(monkeypatch):
-    model, bg = unet.build("small").eval(), noise(40, 60)
+    model, bg = recipes.build("small").eval(), noise(40, 60)
     frames = [noise(40, 60, seed) for seed in (1, 2, 3)]
     expected = [predict_pair(model, bg, frame) for frame in frames]
     encoded, encode = [], model.encode
@@ -324,7 +326,7 @@ def test_a_camera_encodes_its_background_once_and_answers_as_without_keeping_it(
 
 
 def test_a_camera_whose_frames_change_size_does_not_use_features_of_the_former_size():
-    model, bg = unet.build("small").eval(), noise(64, 96)
+    model, bg = recipes.build("small").eval(), noise(64, 96)
     camera = Camera(model, bg)
     for height, width in ((64, 96), (32, 48), (64, 96)):
         frame = noise(height, width, seed=1)

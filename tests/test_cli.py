@@ -13,7 +13,7 @@ def trained(tmp_path_factory):
     """A run of two steps on the playground, made by the command line."""
     folder = tmp_path_factory.mktemp("cli")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
+        patch.setitem(cli.recipes.RECIPES, "small", {"n_valid": 4})
         assert cli.main(command("train", folder).split()) == 0
     return folder
 
@@ -38,14 +38,14 @@ def test_train_writes_checkpoints_to_the_run_and_to_drive(trained):
 
 
 def test_train_again_with_the_same_folders_finds_nothing_left_to_do(trained, capsys, monkeypatch):
-    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
+    monkeypatch.setitem(cli.recipes.RECIPES, "small", {"n_valid": 4})
     assert cli.main(command("train", trained).split()) == 0
     out = capsys.readouterr().out
     assert "Going on from step 2 of 2" in out and "finished at step 2" in out
 
 
 def test_train_again_with_other_settings_is_refused_by_name(trained, capsys, monkeypatch):
-    monkeypatch.setitem(cli.seeds.RECIPES, "small", {"n_valid": 4})
+    monkeypatch.setitem(cli.recipes.RECIPES, "small", {"n_valid": 4})
     assert cli.main([*command("train", trained).split(), "--seed", "7"]) == 2
     assert "another seed" in capsys.readouterr().err
 
@@ -63,7 +63,7 @@ def test_the_config_of_a_run_trains_another_alike(trained, tmp_path, capsys):
     line = command("train", trained).replace("--sizes 32 ", "").replace(" --steps 2", "")
     line = line.replace("/run", "/twin").replace("/drive", "/twin-drive")
     assert cli.main([*line.split(), "--config", str(trained / "run" / "config.json")]) == 0
-    ours, theirs = (cli.runs.load(trained / name).state_dict() for name in ("run", "twin"))
+    ours, theirs = (cli.weights.load(trained / name).state_dict() for name in ("run", "twin"))
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
@@ -135,8 +135,8 @@ def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
     trained, scene, tmp_path, monkeypatch, capsys
 ):
     bg, folder, out = scene
-    path = cli.runs.export(trained / "run", tmp_path / "weights", {"data": "24 rooms"})[0]
-    monkeypatch.setattr(cli.shipped, "DEFAULT", path)
+    path = cli.weights.export(trained / "run", tmp_path / "weights", {"data": "24 rooms"})[0]
+    monkeypatch.setattr(cli.weights, "DEFAULT", path)
     assert cli.main(["predict", str(bg), str(folder), "--out", str(out)]) == 0
     assert f"network: {path}" in capsys.readouterr().err
     card = (path.parent / "README.md").read_text()
@@ -173,5 +173,5 @@ def test_steps_and_epochs_contradict(capsys):
 
 
 def test_every_recipe_is_a_valid_config():
-    for name in cli.seeds.RECIPES:
-        training.Config(**cli.seeds.recipe(name))
+    for name in cli.recipes.RECIPES:
+        training.Config(**cli.recipes.recipe(name))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import manifest, packs, rooms, samples
+from evalib import dataset, manifest, rooms
 
 SIZE = 16
 
@@ -224,7 +224,7 @@ def test_a_damaged_unfinished_pack_is_not_gone_on_with(build, interrupt, tmp_pat
 def test_a_list_that_changed_since_is_noticed(build, monkeypatch):
     build()
     changed = manifest.sample_ids("mid-1000", 61)[1:]
-    monkeypatch.setattr(packs, "sample_ids", lambda tier, limit: changed)
+    monkeypatch.setattr(dataset, "sample_ids", lambda tier, limit: changed)
     with pytest.raises(ValueError, match="holds other samples than mid-1000 has today; rebuild"):
         build()
 
@@ -250,7 +250,7 @@ def test_sizes_and_sources_that_cannot_be_built_are_refused(build, monkeypatch):
     with pytest.raises(ValueError, match="size=8 pixels; needed: 16 or more"):
         build(size=8)
     other = manifest.Tier("mine", "archive", 5, ("train",), (0, 100), 0, 9, "", "", "")
-    monkeypatch.setattr(manifest, "tier", lambda name: other)
+    monkeypatch.setattr(manifest, "find", lambda name: other)
     with pytest.raises(ValueError, match="mine has the source 'archive'; .* built from: rooms"):
         build("mine")
 
@@ -302,3 +302,9 @@ def test_the_real_rooms_give_the_same_files_whatever_is_rendered_together(tmp_pa
     assert one == other
     pack = dataset.Pack(tmp_path / "1" / "evaluation-6-16px")
     assert set(np.unique(pack.mask)) <= {0, 255} and pack.fg_bg.std() > 5
+
+
+def test_evaluation_goes_in_order_and_leaves_nothing_out(playground):
+    parts = list(playground.batches(np.array([5, 3, 19, 0, 1]), 2))
+    assert [p["row"].tolist() for p in parts] == [[5, 3], [19, 0], [1]]
+    assert torch.equal(parts[1]["bg"], playground.batch(np.array([19, 0]))["bg"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalib import footage
+from evalib.camera import footage
 
 RED = (200, 30, 30)
 

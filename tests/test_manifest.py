@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from evalib import manifest, samples
+from evalib import manifest
 from evalib.manifest import SUBSETS
 
 
@@ -24,7 +24,7 @@ def test_the_tiers_are_there_with_their_counts():
 
 @pytest.mark.parametrize("name", manifest.tiers())
 def test_lists_are_the_same_on_every_machine(name):
-    tier, ids = manifest.tier(name), manifest.sample_ids(name)
+    tier, ids = manifest.find(name), manifest.sample_ids(name)
     assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == tier.sha256
     assert len(ids) == len(np.unique(ids)) == tier.n_samples
     assert set(subsets(ids)) == set(tier.subsets)
@@ -103,7 +103,7 @@ def test_a_limited_evaluation_keeps_its_four_equal_shares():
 
 def test_unknown_tier_names_the_known_ones():
     with pytest.raises(ValueError, match="no tier 'mid'; .* has playground-24, mid-1000"):
-        manifest.tier("mid")
+        manifest.find("mid")
 
 
 def test_a_limit_of_nothing_is_refused():
@@ -140,6 +140,6 @@ def test_a_missing_manifest_says_where_it_belongs(tmp_path):
 def test_shares_that_subsets_cannot_give_are_refused(tmp_path, monkeypatch, n, in_words):
     path = write(tmp_path, f"mine,rooms,{n},seen;unseen_both,0:100,0,0,,,\n")
     tier = manifest.tiers(path)["mine"]
-    monkeypatch.setattr(manifest, "tier", lambda name: tier)
+    monkeypatch.setattr(manifest, "find", lambda name: tier)
     with pytest.raises(ValueError, match=f"{in_words} samples are no equal shares of seen"):
         manifest.sample_ids("mine")

@@ -13,7 +13,7 @@ from torchmetrics.functional import (
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from evalib import metrics, packs
+from evalib import metrics
 
 
 def image(*rows: list[float]) -> torch.Tensor:
@@ -293,11 +293,16 @@ def test_small_masks_and_empty_pairs_are_reported_apart():
     assert found["n_false_area"] == found["n_iou_small"] == 1
 
 
-def test_a_table_by_subset_scores_every_row_once_beside_the_baseline(monkeypatch):
+def test_a_table_by_subset_scores_every_row_once_beside_the_baseline():
     seen = []
-    pack = SimpleNamespace(batch=lambda rows, device: seen.extend(rows) or batch(list(rows)))
     subsets = {"train": np.arange(0), "seen": np.arange(5), "unseen_bg": np.array([7])}
-    monkeypatch.setattr(packs, "split", lambda _: subsets)
+
+    def batches(rows, n, device):
+        for start in range(0, len(rows), n):
+            seen.extend(rows[start : start + n])
+            yield batch(list(rows[start : start + n]))
+
+    pack = SimpleNamespace(batches=batches, split=lambda: subsets)
 
     def perfect(shots):
         return shots["mask"], shots["depth"]

@@ -11,7 +11,7 @@ from evalib.progress import Progress
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 CELL = """
 from pathlib import Path
-from evalib import packs, training
+from evalib import dataset, training
 
 here = Path(HERE)
 pack = dataset.build("mid-1000", 16, root=here / "packs", limit=200)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from evalib import objects, photo, places, rooms, staging
+from evalib import manifest, rooms
+from evalib.rooms import objects, places, sensor, staging
 from evalib.rooms.backdrop import backdrop
 from evalib.rooms.builder import Sketch, chance, paint
 from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
@@ -147,7 +148,7 @@ def test_a_shadow_is_full_in_the_middle_and_ends_at_the_side():
 def test_jpeg_is_what_a_codec_does():
     x = np.random.default_rng(0).random((6, 6, 3)) * 255
     image = np.asarray(Image.fromarray(x.astype(np.uint8)).resize((48, 48), Image.BICUBIC))
-    ours = photo.jpeg(
+    ours = sensor.jpeg(
         torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float(), np.array([60.0])
     )
     file = io.BytesIO()
@@ -156,20 +157,20 @@ def test_jpeg_is_what_a_codec_does():
     ours = ours[0].permute(1, 2, 0).numpy()
     assert np.abs(ours - theirs).mean() < 0.25 * np.abs(image - theirs).mean()
     flat = torch.full((1, 3, 20, 20), 77.0)
-    assert (photo.jpeg(flat, np.array([90.0])) - flat).abs().max() <= 1
+    assert (sensor.jpeg(flat, np.array([90.0])) - flat).abs().max() <= 1
 
 
 def test_every_family_and_every_kind_of_place_is_on_both_sides_of_the_split():
-    for n, size in ((rooms.N_FG, len(objects.FAMILIES)), (rooms.N_BG, len(places.KINDS))):
-        sides = {(rooms.held_out(i), (i // 5) % size) for i in range(n)}
+    for n, size in ((manifest.N_FG, len(objects.FAMILIES)), (manifest.N_BG, len(places.KINDS))):
+        sides = {(manifest.held_out(i), (i // 5) % size) for i in range(n)}
         assert len(sides) == 2 * size
-        assert sum(rooms.held_out(i) for i in range(n)) == 20
+        assert sum(manifest.held_out(i) for i in range(n)) == 20
 
 
 def test_companions_stay_on_their_side_of_the_split():
     fg, r = np.tile(np.arange(100), 50), np.random.default_rng(0).random(5000)
     other = staging._companion(fg, r)
-    np.testing.assert_array_equal(rooms.held_out(other), rooms.held_out(fg))
+    np.testing.assert_array_equal(manifest.held_out(other), manifest.held_out(fg))
     assert set(other) == set(range(100))
 
 

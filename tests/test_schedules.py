@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from evalib import schedules
+from evalib import config
 
 
 def torch_rates(make, n):
@@ -20,36 +20,36 @@ def test_onecycle_is_torchs_onecycle():
     theirs = torch_rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=1.0, total_steps=n), n
     )
-    ours = [schedules.factor("onecycle", step, n) for step in range(n)]
+    ours = [config.factor("onecycle", step, n) for step in range(n)]
     assert ours == pytest.approx(theirs, abs=1e-9)
     assert min(ours[:10]) > 0.03  # the first step learns
 
 
 def test_step_is_torchs_steplr():
     theirs = torch_rates(lambda o: torch.optim.lr_scheduler.StepLR(o, 50, 0.1), 150)
-    assert [schedules.factor("step", k, 150) for k in range(150)] == pytest.approx(theirs)
+    assert [config.factor("step", k, 150) for k in range(150)] == pytest.approx(theirs)
 
 
 def test_plateau_halves_after_each_three_scores_without_improvement():
     scores = [0.1, 0.5, 0.4, 0.5, 0.3]
-    assert schedules.factor("plateau", 0, 9, scores[:4]) == 1.0
-    assert schedules.factor("plateau", 0, 9, scores) == 0.5
-    assert schedules.factor("plateau", 0, 9, [*scores, 0.1, 0.1, 0.1]) == 0.25
-    assert schedules.factor("plateau", 0, 9, []) == 1.0
+    assert config.factor("plateau", 0, 9, scores[:4]) == 1.0
+    assert config.factor("plateau", 0, 9, scores) == 0.5
+    assert config.factor("plateau", 0, 9, [*scores, 0.1, 0.1, 0.1]) == 0.25
+    assert config.factor("plateau", 0, 9, []) == 1.0
 
 
 def test_early_stopping_counts_from_the_best_score():
-    assert not schedules.stop_early([0.5, 0.4, 0.4], 3)
-    assert schedules.stop_early([0.5, 0.4, 0.4, 0.5], 3)  # equal is not better
-    assert not schedules.stop_early([0.5, 0.4, 0.4, 0.4], 0)
-    assert not schedules.stop_early([], 3)
+    assert not config.stop_early([0.5, 0.4, 0.4], 3)
+    assert config.stop_early([0.5, 0.4, 0.4, 0.5], 3)  # equal is not better
+    assert not config.stop_early([0.5, 0.4, 0.4, 0.4], 0)
+    assert not config.stop_early([], 3)
 
 
 def test_an_unknown_schedule_lists_the_known_ones():
     with pytest.raises(ValueError, match="onecycle, step"):
-        schedules.factor("cosinus", 0, 1)
+        config.factor("cosinus", 0, 1)
 
 
 def test_a_run_of_one_step_has_a_rate():
-    for name in schedules.SCHEDULES:
-        assert schedules.factor(name, 0, 1) > 0
+    for name in config.SCHEDULES:
+        assert config.factor(name, 0, 1) > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evalib import colab, metrics, packs, show
+from evalib import colab, metrics, show
 
 
 @pytest.fixture(scope="module")

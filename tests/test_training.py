@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import checkpoint, packs, runs, training
+from evalib import checkpoint, dataset, runs, training, weights
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
@@ -63,7 +63,7 @@ def test_a_machine_with_an_empty_disk_goes_on_from_drive(playground, tmp_path, m
     run = train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
     assert run.done and run.on_drive and [row["step"] for row in run.history] == [2, 4, 6, 8]
     assert [s["first_step"] for s in runs.read_sessions(tmp_path / "new")] == ["0", "5"]
-    assert runs.load(tmp_path / "drive")  # the best weights are on Drive too
+    assert weights.load(tmp_path / "drive")  # the best weights are on Drive too
 
 
 def test_a_finished_run_comes_back_from_drive_with_its_weights(playground, tmp_path):
@@ -71,8 +71,8 @@ def test_a_finished_run_comes_back_from_drive_with_its_weights(playground, tmp_p
     done = train(config, playground, tmp_path / "lost", drive_dir=tmp_path / "drive")
     again = train(config, playground, tmp_path / "new", drive_dir=tmp_path / "drive")
     assert again.done and again.step == 8
-    theirs = runs.load(tmp_path / "new").state_dict()
-    ours = runs.load(done.folder).state_dict()
+    theirs = weights.load(tmp_path / "new").state_dict()
+    ours = weights.load(done.folder).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert len(runs.read_history(tmp_path / "new")["step"]) == 4
     assert runs.newest(tmp_path, name="n*") == tmp_path / "new"
@@ -252,7 +252,7 @@ def test_a_run_folder_tells_everything_about_the_run(playground, tmp_path):
     history = runs.read_history(tmp_path)
     assert np.isfinite(history["train_iou"]).sum() == 2 and np.isfinite(history["forward_s"]).all()
     assert list((tmp_path / "tensorboard").glob("events*"))
-    model = runs.load(tmp_path)
+    model = weights.load(tmp_path)
     assert not model.training
     best = max(row["score"] for row in run.history if "score" in row)
     assert checkpoint.newest([tmp_path], kind="best")[1]["score"] == best
@@ -336,6 +336,6 @@ def test_a_contradictory_config_is_refused(change, message):
 
 def test_a_folder_without_a_run_says_how_to_train(tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m evalib train"):
-        runs.load(tmp_path)
+        weights.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing was trained"):
         runs.read_history(tmp_path)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
-from evalib import layers, unet
+from evalib import layers, recipes, unet
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def n_parameters(model):
 
 def settled(name):
     """A network whose BatchNorm statistics are not the initial zeros and ones."""
-    model = unet.build(name)
+    model = recipes.build(name)
     model.train()(*pair(4, 3, 64, 64))
     return model.eval()
 
@@ -40,41 +40,41 @@ def test_lean_has_the_count_of_its_table():
     layers += [(128, 32, 3), (64, 64, 3), (64, 32, 3), (32, 16, 3), (16, 1, 1)]
     by_hand = [i * o * k * k + o + 2 * o for i, o, k in layers]
     assert sum(by_hand) == 507_203
-    model = unet.build("lean")
+    model = recipes.build("lean")
     assert n_parameters(model.mask) == n_parameters(model.depth) == 507_203
     convolutions = [m for m in model.mask.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in convolutions] == layers
 
 
 def test_resnet_has_the_real_count_and_the_documents_count_is_explained():
-    model = unet.build("resnet")
+    model = recipes.build("resnet")
     assert n_parameters(model.mask) == n_parameters(model.depth) == 17_799_809
     backbone = resnet18(weights=None)
     encoder = n_parameters(backbone) - n_parameters(backbone.fc)
     assert encoder == 11_176_512
     assert 17_799_809 + encoder == 28_976_321
-    note = unet.measure("resnet")["note"]
+    note = recipes.measure("resnet")["note"]
     assert "17,799,809" in note and "28,976,321" in note and "11,176,512" in note
 
 
 def test_lean_can_answer_background():
     # The table's last ReLU would forbid it.
-    out = unet.build("lean")(*pair(2, 3, 64, 64))
+    out = recipes.build("lean")(*pair(2, 3, 64, 64))
     assert (out["mask_logits"] < 0).any()
 
 
 def test_small_stays_below_half_a_million():
-    assert n_parameters(unet.build("small")) < 500_000
-    widths = [m.out_channels for m in unet.build("small").modules() if isinstance(m, nn.Conv2d)]
+    assert n_parameters(recipes.build("small")) < 500_000
+    widths = [m.out_channels for m in recipes.build("small").modules() if isinstance(m, nn.Conv2d)]
     assert all(width % 8 == 0 or width == 4 for width in widths)  # 4: 2x2 pixels of the mask
 
 
 # --- gradients -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", unet.NETWORKS)
+@pytest.mark.parametrize("name", recipes.NETWORKS)
 def test_every_parameter_receives_gradient(name):
-    model = unet.build(name).train()
+    model = recipes.build(name).train()
     out = model(*pair(2, 3, 80, 80))  # both stages of `small`
     (out["mask_logits"].square().mean() + out["depth_logits"].square().mean()).backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -89,7 +89,7 @@ def test_one_batch_can_be_learnt_by_heart():
     mask[:, :, 8:20, 6:18] = 1
     fg_bg = torch.where(mask.bool(), fg_bg, bg)
     depth = torch.linspace(0.2, 0.8, 32).expand(3, 1, 32, 32) * (1 - 0.5 * mask)
-    model = unet.build("small").train()
+    model = recipes.build("small").train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(80):
         out = model(bg, fg_bg)
@@ -102,7 +102,7 @@ def test_one_batch_can_be_learnt_by_heart():
 
 
 def test_untrained_small_starts_at_typical_values():
-    mask_pred, depth_pred = unet.predict(unet.build("small"), *pair(2, 3, 64, 64))
+    mask_pred, depth_pred = unet.predict(recipes.build("small"), *pair(2, 3, 64, 64))
     assert abs(mask_pred.mean() - unet.TYPICAL_MASK) < 0.05
     assert abs(depth_pred.mean() - unet.TYPICAL_DEPTH) < 0.1
 
@@ -113,10 +113,10 @@ def test_untrained_small_starts_at_typical_values():
 @pytest.mark.parametrize(
     "name, size",
     [("small", (63, 97)), ("lean", (63, 97)), ("resnet", (33, 49))]
-    + [(name, (16, 16)) for name in unet.NETWORKS],
+    + [(name, (16, 16)) for name in recipes.NETWORKS],
 )
 def test_odd_sizes_come_back_at_their_size(name, size):
-    model = unet.build(name).train()  # one image of 16 px must also pass BatchNorm in training
+    model = recipes.build(name).train()  # one image of 16 px must also pass BatchNorm in training
     out = model(*pair(1, 3, *size))
     assert out["mask_logits"].shape == out["depth_logits"].shape == (1, 1, *size)
 
@@ -168,7 +168,7 @@ def test_resizing_by_matrices_is_torchs(shape, size):
 
 @pytest.mark.parametrize("name", ["small", "lean"])
 def test_wrong_images_are_refused_in_words(name):
-    model = unet.build(name)
+    model = recipes.build(name)
     with pytest.raises(ValueError, match=r"15x64, needed 16x16 or more"):
         model(*pair(1, 3, 15, 64))
     with pytest.raises(ValueError, match="needed one size: resize or crop"):
@@ -183,7 +183,7 @@ def test_wrong_images_are_refused_in_words(name):
 
 def test_unknown_network_lists_the_known():
     with pytest.raises(ValueError, match="'big' is unknown; choose one of small, lean, resnet"):
-        unet.build("big")
+        recipes.build("big")
 
 
 # --- the two shots ---------------------------------------------------------------------------
@@ -204,8 +204,8 @@ def test_kept_background_features_change_nothing():
 
 def test_the_networks_of_earlier_write_ups_look_at_the_background_only_if_given_both():
     (bg, fg_bg), other = pair(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
-    for name in unet.NETWORKS:
-        model = unet.build(name).eval()
+    for name in recipes.NETWORKS:
+        model = recipes.build(name).eval()
         same = torch.equal(model(bg, fg_bg)["mask_logits"], model(other, fg_bg)["mask_logits"])
         assert same == (name in ("lean", "resnet"))
 
@@ -220,7 +220,7 @@ def test_a_sample_does_not_depend_on_its_batch(name):
 
 
 def test_predict_puts_the_mode_back_and_leaves_statistics_alone():
-    model = unet.build("small").train()
+    model = recipes.build("small").train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     bg, fg_bg = pair(2, 3, 32, 32)
     mask_pred, depth_pred = unet.predictor(model)({"bg": bg, "fg_bg": fg_bg})
@@ -239,7 +239,7 @@ def test_weights_load_as_data_not_code():
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    fresh = unet.build("small").eval()
+    fresh = recipes.build("small").eval()
     fresh.load_state_dict(torch.load(file, weights_only=True))
     for a, b in zip(unet.predict(model, *images), unet.predict(fresh, *images), strict=True):
         assert torch.equal(a, b)
@@ -251,17 +251,17 @@ def test_multiply_adds_agree_with_a_hand_count():
     rows += [(256, 128, 9, 8), (128, 32, 9, 8), (64, 64, 9, 16), (64, 32, 9, 16)]
     rows += [(32, 16, 9, 32), (16, 1, 1, 32)]
     by_hand = sum(c_in * c_out * k2 * side**2 for c_in, c_out, k2, side in rows)
-    assert unet.measure("lean", 32)["multiply_adds"] == 2 * by_hand  # two networks
+    assert recipes.measure("lean", 32)["multiply_adds"] == 2 * by_hand  # two networks
     with FlopCounterMode(display=False) as counter:
-        unet.build("lean").mask.to_half[0](torch.rand(1, 3, 32, 32))
+        recipes.build("lean").mask.to_half[0](torch.rand(1, 3, 32, 32))
     assert counter.get_total_flops() == 2 * 3 * 16 * 9 * 32**2
 
 
 def test_table_shows_what_was_measured():
-    row = unet.measure("small", 64)
-    assert row["parameters"] == n_parameters(unet.build("small"))
+    row = recipes.measure("small", 64)
+    assert row["parameters"] == n_parameters(recipes.build("small"))
     assert row["mb"] == pytest.approx(row["parameters"] * 4 / 1024 / 1024)
-    lines = unet.table(["small", "resnet"], size=64).splitlines()
+    lines = recipes.table(["small", "resnet"], size=64).splitlines()
     assert len(lines) == 3 and "Mmult-adds@64" in lines[0]
     assert lines[1].startswith("small") and f"{row['parameters']:,}" in lines[1]
     assert f"{row['multiply_adds'] / 1e6:,.1f}" in lines[1]

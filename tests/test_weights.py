@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import evalib
-from evalib import shipped, unet
+from evalib import recipes, unet, weights
 
 
 def network(seed: int = 0) -> torch.nn.Module:
     """A network whose maps vary and whose BatchNorm is not at its start."""
     torch.manual_seed(seed)
-    model = unet.build("small")
+    model = recipes.build("small")
     for _ in range(3):
         model(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
     return model.eval()
@@ -29,7 +29,7 @@ def small(tmp_path):
 
 @pytest.mark.parametrize("limit", [weights.LIMIT, 2**20])
 def test_exported_weights_answer_as_the_network_did(limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "LIMIT", limit)
+    monkeypatch.setattr(weights, "LIMIT", limit)
     model = network().to(memory_format=torch.channels_last)  # safetensors refuses these as they are
     path, facts, _ = weights.write(model, "small", tmp_path, {})
     assert path.stat().st_size <= limit
@@ -49,14 +49,14 @@ def test_the_card_tells_what_it_was_told_and_where_nothing_was(small):
 
 
 def test_load_without_a_path_takes_the_weights_of_the_package(small, monkeypatch):
-    monkeypatch.setattr(shipped, "DEFAULT", small[0])
+    monkeypatch.setattr(weights, "DEFAULT", small[0])
     ours, theirs = evalib.load().state_dict(), small[1].state_dict()
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
 def test_missing_weights_say_what_to_do(small, monkeypatch):
-    monkeypatch.setattr(shipped, "DEFAULT", small[0].parent / "none.safetensors")
-    with pytest.raises(FileNotFoundError, match="none.safetensors is missing; train .*runs.export"):
+    monkeypatch.setattr(weights, "DEFAULT", small[0].parent / "none.safetensors")
+    with pytest.raises(FileNotFoundError, match="none.safetensors is missing; train .*export"):
         evalib.load()
     small[0].with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match="small.json is missing"):

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from evalib import controls, unet
+from evalib import recipes, widgets
 
 
 def jpeg(level):
@@ -26,7 +26,7 @@ def data_url(level):
 
 @pytest.fixture(scope="module")
 def model():
-    return unet.build("small").eval()
+    return recipes.build("small").eval()
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def test_uploads_are_read_in_the_form_of_both_ipywidgets_versions():
 
 def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(model, monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(controls, "display", shown.append)
+    monkeypatch.setattr(widgets, "display", shown.append)
     box = widgets.own_photos(model)
     empty, new = box.children[0].children
-    monkeypatch.setattr(controls, "_uploaded", lambda upload: upload.fake)
+    monkeypatch.setattr(widgets, "_uploaded", lambda upload: upload.fake)
     empty.fake, new.fake = jpeg(10), None
     empty.notify_change({"name": "value", "type": "change", "owner": empty, "new": 0, "old": 1})
     assert not shown  # waits for the second photograph
@@ -120,6 +120,6 @@ def test_without_ipywidgets_a_sentence_says_so_and_nothing_fails(model, monkeypa
 
 def test_the_sliders_ask_for_the_picture_of_their_values(monkeypatch):
     asked = []
-    monkeypatch.setattr(controls, "display", lambda figure: None)
+    monkeypatch.setattr(widgets, "display", lambda figure: None)
     widgets.explorer(lambda sample, threshold: asked.append((sample, threshold)), 3)
     assert asked == [(0, 0.5)]

@@ -21,23 +21,20 @@ from unittest.mock import patch
 import torch
 
 from evalib import (
-    backdrop,
+    dataset,
     manifest,
     metrics,
-    packs,
-    photo,
-    rooms,
     runs,
-    staging,
     timing,
     training,
     unet,
 )
+from evalib.rooms import backdrop, sensor, shots, staging
 
 OUT = Path(os.environ.get("EVALIB_BENCH_FOLDER", "output/accuracy"))
 BASE = dict(mask_loss="bce+dice+outline", augment="whole", log_every=50, evaluate_every=10_000)
 BUDGET = {"ingredients": (800, 64), "networks": (400, 32)}  # steps, samples of 64 px in each
-WIDE = manifest.tier("wide-400k")
+WIDE = manifest.find("wide-400k")
 # Ingredients share 400 backgrounds, 320 of them for training; networks the data of notebook 04.
 TIERS = {
     name: replace(WIDE, name=f"wide-{end}", n_samples=8000, backgrounds=(0, end))
@@ -75,11 +72,10 @@ def main() -> None:
     for group in groups:
         for name, entry in ENTRIES[group].items():
             model = train(group, name, *entry)
-            batches = Batches(evaluation, rows, batch_size=50).in_order()
-            columns = metrics.evaluate(unet.predictor(model), batches)
+            scores = metrics.score(unet.predictor(model), evaluation, rows, batch_size=50)
             line = {"network" if group == "networks" else "data": name}
             line["parameters"] = sum(p.numel() for p in model.parameters())
-            line |= metrics.summary(metrics.protocol(columns))
+            line |= scores
             runs.write_json(OUT / "runs" / folder(group, name) / "scores.json", line)
             shown = [*line][:2] + list(metrics.SHOWN[3:])
             print(group, metrics.format_table([line], shown), sep="\n", flush=True)
@@ -91,7 +87,7 @@ def train(group: str, name: str, tier: str, without: str, changes: dict) -> torc
     changes = BASE | {"batch_size": batch_size} | changes
     config = training.Config(sizes=(((64, 128, 128), steps),), **changes)
     limit, root = N_WIDE if tier == WIDE.name else None, OUT / "packs" / without
-    with switched_off(without), patch.object(manifest, "tier", TIERS.get):
+    with switched_off(without), patch.object(manifest, "find", TIERS.get):
         found = {s: dataset.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
     run = training.train(config, found, OUT / "runs" / folder(group, name), progress=False)
     if not run.done:
@@ -106,7 +102,7 @@ def folder(group: str, name: str) -> str:
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
     """Render without one thing: the same samples, looking otherwise."""
-    develop, shadows = photo.develop, backdrop.Backdrop.shadows
+    develop, shadows = sensor.develop, backdrop.Backdrop.shadows
 
     def one_camera(light, seed, bg, ids=None):
         return develop(light, seed, bg)  # as the empty shot: exposure, noise and JPEG
@@ -121,11 +117,11 @@ def switched_off(what: str) -> Iterator[None]:
 
     patches = {
         "nothing": [],
-        "photometric": [patch.object(rooms, "develop", one_camera)],
+        "photometric": [patch.object(shots, "develop", one_camera)],
         "large": [patch.object(staging, "AREA", (staging.AREA[0], 0.06))],
         "shadows": [
             patch.object(backdrop.Backdrop, "shadows", own_only),
-            patch.object(rooms._Group, "_contact", no_contact),
+            patch.object(shots._Group, "_contact", no_contact),
         ],
     }[what]
     with ExitStack() as stack:

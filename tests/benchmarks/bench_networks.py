@@ -4,16 +4,16 @@ import time
 
 import torch
 
-from evalib import timing, unet
+from evalib import recipes, timing, unet
 from evalib.losses import Loss
 
 
 def main(batch_size: int = 16, size: int = 64, seconds: float = 10.0) -> None:
     print(timing.machine(), f"{torch.get_num_threads()} threads", sep="; ")
-    print(unet.table(size=size))
+    print(recipes.table(size=size))
     base: dict[str, float] = {}
-    for name in unet.NETWORKS:
-        model = unet.build(name)
+    for name in recipes.NETWORKS:
+        model = recipes.build(name)
         batch = {k: torch.rand(batch_size, 3, size, size) for k in ("bg", "fg_bg")}
         batch |= {k: torch.rand(batch_size, 1, size, size).round() for k in ("mask", "depth")}
         row = {
@@ -26,8 +26,8 @@ def main(batch_size: int = 16, size: int = 64, seconds: float = 10.0) -> None:
         for what, rate in row.items():
             print(f"{name:8} {what:11}{rate:10,.0f} samples/s {rate / base[what]:8.3f} of small")
     torch.set_num_threads(1)
-    for name in unet.NETWORKS:  # a fixed camera: one background, a frame at a time, one core
-        model, kept = unet.build(name).eval(), {}
+    for name in recipes.NETWORKS:  # a fixed camera: one background, a frame at a time, one core
+        model, kept = recipes.build(name).eval(), {}
         bg, frame = torch.rand(2, 1, 3, 224, 224)
         rate = _rate(lambda m=model, k=kept, a=bg, b=frame: unet.predict(m, a, b, k), 1, seconds)
         print(f"{name:8} {rate:6.1f} frames/s at 224 px, one thread, background kept")

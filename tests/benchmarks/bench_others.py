@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
-from evalib import checkpoint, losses, packs, timing, training
+from evalib import checkpoint, dataset, losses, timing, training
 
 try:
     import lightning.pytorch as pl

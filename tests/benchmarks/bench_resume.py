@@ -26,7 +26,7 @@ from unittest import mock
 
 import torch
 
-from evalib import checkpoint, packs, runs, timing, training
+from evalib import checkpoint, dataset, runs, timing, training
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = dict(sizes=((32, 50), (48, 30)), batch_size=8, log_every=5, evaluate_every=20, n_valid=8)
@@ -155,7 +155,9 @@ def child(folder, run, drive_dir, way, workers, fd) -> None:
 
     checkpoint.write, training.Learner.train_step = watched_write, watched_step
     sizes = dict(CONFIG["sizes"])
-    built = {s: dataset.build("mid-1000", s, limit=LIMIT, root=Path(folder) / "packs") for s in sizes}
+    built = {
+        s: dataset.build("mid-1000", s, limit=LIMIT, root=Path(folder) / "packs") for s in sizes
+    }
     with faults.Drive(drive_dir or "/nowhere", faults.slow(SLOW_S)).mounted():
         training.train(
             training.Config(way=way, **CONFIG),

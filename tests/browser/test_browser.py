@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalib import controls, rooms
+from evalib import rooms, widgets
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright: make browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
