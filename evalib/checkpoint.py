@@ -1,13 +1,12 @@
-"""Checkpoints whose name proves their content: `write` them, and read the `newest` or the `best`.
+"""Checkpoints whose name proves their content: `write` them, read the `newest` or the `best`.
 
-A file is written under a temporary name in its own folder, flushed to the disk and only then
-renamed to `step-0000012345-<session>-<sha256 start>.pt`, a name that is never used twice. A file
-whose bytes do not match its name is not a checkpoint, whatever happened to it, so a session that
-died while writing cannot fool the next one. Older files are removed after the new one stands.
+A file is written under a temporary name, flushed to the disk and then renamed to
+`step-0000012345-<session>-<sha256 start>.pt`, a name that is never used twice. A file whose bytes
+do not match its name is not a checkpoint, so a session that died while writing cannot fool the
+next one. Older files are removed after the new one stands.
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import math
@@ -19,25 +18,21 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 
 SESSION = uuid.uuid4().hex[:8]  # one life of a process; keeps two machines' names apart
 NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{10})-[0-9a-f]{8}-(?P<sha>[0-9a-f]{16})\.pt")
-KEEP = {"step": 2, "best": 2}  # a torn newest file must have one to fall back on
+KEEP = 2  # of each kind: where the newest is torn, there is one to fall back on
 SETTLE_S = 1800.0  # Drive has been seen half an hour behind what it showed to the machine
 RETRY_S = (1.0, 3.0, 10.0)  # pauses before reading again from a Drive that did not answer
 
-T = TypeVar("T")
-
 
 def serialise(state: dict, kind: str = "step") -> tuple[str, bytes]:
-    """The name and the bytes of a checkpoint; `write` takes them to any number of folders.
+    """The name and the bytes of a checkpoint of kind "step", to resume from, or "best".
 
-    Input:
-        state: tensors and plain Python values; `step` and `model`, and `score` for a best one.
-        kind:  "step" for resuming, "best" for the best weights so far.
+    state: tensors and plain Python values, with `step`, `model` and, for a best one, `score`.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -51,14 +46,13 @@ def write(folder: Path, name: str, data: bytes, *, settle_s: float = 0.0) -> Pat
     A file that is there already, whole, is left alone. The folder is not created: where Drive was
     unmounted, it would be one on the local disk.
     settle_s: how long files must have stood before older ones are removed for them (on Drive).
-    Raises: OSError: no room, or the folder does not answer, or it gives back other bytes; the
-            older checkpoints are untouched.
+    Raises: OSError: as in `write_whole`, or other bytes come back; older files are untouched.
     """
     path = Path(folder) / name
-    if not _sound(path):
+    if not _is_sound(path):
         write_whole(path, data)
-        if path.read_bytes() != data:
-            raise OSError(errno.EIO, f"{path} reads back differently from what was written")
+        if not _is_sound(path):
+            raise OSError(f"{path} reads back differently from what was written")
     with contextlib.suppress(OSError):  # an untidy folder is no reason to stop
         _prune(path, settle_s)
     return path
@@ -70,11 +64,11 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises: OSError: no room, no such folder, or it does not answer; the old file is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{SESSION}-{path.name}")  # a rename works in one folder only
+    temporary = path.with_name(f".tmp-{SESSION}-{path.name}")
     try:
         free = shutil.disk_usage(path.parent).free
         if free < len(data):
-            raise OSError(errno.ENOSPC, f"only {free / 2**20:.1f} MiB are free; make room there")
+            raise OSError(f"only {free / 2**20:.1f} MiB are free; make room there")
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -83,10 +77,10 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        what = f"{path.name} of {len(data) / 2**20:.1f} MiB"
         why = error.strerror or error
-        text = f"could not write {path.name} of {len(data) / 2**20:.1f} MiB to {path.parent}: {why}"
-        raise OSError(error.errno, text) from error
-    with contextlib.suppress(OSError):  # not every file system lets a folder be flushed
+        raise OSError(f"could not write {what} to {path.parent}: {why}") from error
+    with contextlib.suppress(OSError):  # Windows opens no folder, and some disks do not flush one
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -95,48 +89,42 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def newest(folders: list[Path]) -> tuple[Path, dict] | None:
-    """Load the newest checkpoint of `folders` to resume from; None if there is none.
+    """Load the newest sound checkpoint to resume from; None if there is none.
 
     What has to be passed over (torn, foreign) is named in a warning.
-    Raises:
-        OSError:     a folder does not answer, or none of its checkpoints can be read: Drive went
-                     offline. That is not "empty", and no reason to begin anew.
-        MemoryError: the newest does not fit into memory; to go on from an older one would throw
-                     progress away.
+    Raises: OSError: a folder, or each of its checkpoints, does not answer. That is not "empty", and
+            no reason to begin anew. MemoryError: see `load`; an older one would lose progress.
     """
-    return next(_readable(folders, "step", math.inf), None)
+    return next(_all_sound(folders, "step"), None)
 
 
 def best(folders: list[Path], *, up_to: int | None = None) -> tuple[Path, dict] | None:
-    """Load the best weights: of the checkpoints of kind "best", the one with the highest `score`,
-    and of equal ones the latest; None if there is none. Warnings and errors as in `newest`.
+    """Load the sound checkpoint of kind "best" with the highest stored `score`, of equal ones the
+    latest; None if there is none. Warnings and errors as in `newest`.
 
-    up_to: ignore later steps: a run that went back to this one has left them behind.
+    up_to: ignore later steps, which a run that went back to this one has left behind.
     """
-    found = _readable(folders, "best", math.inf if up_to is None else up_to)
+    found = _all_sound(folders, "best", up_to)
     return max(found, key=lambda item: item[1].get("score", -math.inf), default=None)
 
 
 def load(path: Path) -> dict:
-    """Read one checkpoint and check it against its name.
+    """Read one checkpoint: tensors and plain values only, since it is input and not code.
 
-    Only tensors and plain values are read (`weights_only=True`): a checkpoint is input, not code.
-    Raises:
-        ValueError:  the bytes do not match the name, or evalib did not write them.
-        OSError:     the file cannot be read.
-        MemoryError: too little memory is free; that says nothing against the file.
+    Raises: ValueError: its bytes do not match its name, or evalib did not write them. OSError: it
+            cannot be read. MemoryError: there is no room for it; that is not the file's fault.
     """
     path = Path(path)
+    name = NAME.fullmatch(path.name)
     try:
         data = path.read_bytes()
-        name = NAME.fullmatch(path.name)
         if name and _sha(data) != name["sha"]:
             raise ValueError(f"its {len(data)} bytes do not match its name: torn or changed")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, ValueError):
         raise
-    except Exception as error:  # torch raises many kinds
-        of_torch = isinstance(error, RuntimeError) and "memory" in str(error)  # of CPU or CUDA
+    except Exception as error:  # torch raises many kinds, RuntimeError for its own lack of memory
+        of_torch = isinstance(error, RuntimeError) and "memory" in str(error)
         if of_torch or isinstance(error, MemoryError):
             raise MemoryError(
                 f"not enough memory to read {path}; the checkpoint is untouched. Free memory "
@@ -148,7 +136,7 @@ def load(path: Path) -> dict:
     return state
 
 
-def retried(action: Callable[[], T]) -> T:
+def retried(action: Callable[[], Any]) -> Any:
     """The result of `action`, tried again after each pause of RETRY_S if it raises OSError."""
     for pause in RETRY_S:
         try:
@@ -158,12 +146,12 @@ def retried(action: Callable[[], T]) -> T:
     return action()
 
 
-def _readable(folders: list[Path], kind: str, up_to: float) -> Iterator[tuple[Path, dict]]:
-    """Load what can be loaded, newest step first, and each name once; see `newest`."""
+def _all_sound(folders: list[Path], kind: str, up_to: int | None = None) -> Iterator:
+    """Load what can be loaded, newest step first and each name once; see `newest`."""
     unread = None
     names = set()
     for path in retried(lambda: _listed(folders, kind)):
-        if path.name in names or _step(path) > up_to:
+        if path.name in names or (up_to is not None and _step(path) > up_to):
             continue
         try:
             state = retried(lambda path=path: load(path))
@@ -191,25 +179,23 @@ def _prune(path: Path, settle_s: float) -> None:
     """Remove what is older than `path`, a file known to be sound, but for KEEP of its kind.
 
     What claims to be newer is left alone: it may be torn. Torn files push no sound ones out, nor do
-    files that have stood for less than `settle_s`: Drive may show them to this machine and not have
-    them yet. A session may go back to the oldest step checkpoint here, and then needs a best one of
-    before: later best ones push none out. Emptied before they are deleted: what lies in Drive's
-    Trash costs quota.
+    those that stand for less than `settle_s`: Drive may show them here and not have them yet. Nor
+    do best ones later than the oldest step here: who goes back to it needs the best until then.
+    Files are emptied before they are deleted: what lies in Drive's Trash costs quota.
     """
     now = time.time()
     kind = NAME.fullmatch(path.name)["kind"]
-    files = _listed([path.parent], kind)
-    start = files.index(path) if path in files else len(files)  # a listing may be stale
-    limit = math.inf
-    if kind == "best":
-        limit = min(map(_step, _listed([path.parent], "step")), default=math.inf)
+    oldest = min(map(_step, _listed([path.parent], "step")), default=math.inf)
     standing = 0
-    for file in files[start:]:
-        if standing >= KEEP[kind]:
+    for file in _listed([path.parent], kind):
+        if _step(file) > _step(path):
+            continue
+        if standing >= KEEP:
             file.write_bytes(b"")
             file.unlink()
-        elif _step(file) <= limit and (not settle_s or now - file.stat().st_mtime > settle_s):
-            standing += _sound(file)
+        elif kind == "step" or _step(file) <= oldest:
+            settled = settle_s == 0 or now - file.stat().st_mtime > settle_s
+            standing += settled and _is_sound(file)
     for file in path.parent.glob(".tmp-*"):  # of a session that was killed while writing
         if SESSION not in file.name and now - file.stat().st_mtime > SETTLE_S:
             file.unlink()
@@ -219,7 +205,7 @@ def _step(path: Path) -> int:
     return int(NAME.fullmatch(path.name)["step"])
 
 
-def _sound(path: Path) -> bool:
+def _is_sound(path: Path) -> bool:
     """Whether a file with a checkpoint's name is there and holds what its name says."""
     with contextlib.suppress(OSError):
         return _sha(path.read_bytes()) == NAME.fullmatch(path.name)["sha"]

@@ -16,44 +16,42 @@ from pathlib import Path
 
 from evalib import checkpoint
 
-RENEW_S, STALE_S = 60.0, 180.0  # a lease is renewed each minute, and void after three
-LATE_S = checkpoint.SETTLE_S  # a lease older than this is no late view of a live one
+RENEW_S, STALE_S = 60.0, 180.0  # a lease is renewed each minute, and void after three without
 PATIENCE_S = 60.0  # how long the end of a session waits for a Drive that fails
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 120.0  # between two tries; twice as long each time
+PAUSE_S = 10.0  # between two tries, unless there is something new
+ROOTS = ("MyDrive", "My Drive", "Shareddrives", "Shared drives")  # what a mounted Drive shows first
+COLAB = Path("/var/colab/hostname")  # there where Colab can mount Drive: its `mount` asks for it
 
 
 class Uploads:
     """Copies checkpoints to `folder` in a thread: the newest of each kind, tried until it works.
 
-    `with Uploads(folder)` waits at its end for what is under way.
-    `safe_step` is the step of the newest checkpoint that was read back whole; -1 before. The cloud
-    itself may be behind: what is read back is this machine's view of Drive. `all_there`: nothing
-    waited at the end.
+    `with Uploads(folder)` waits at its end for what is under way; `all_there`: nothing waits then.
+    `safe_step`: the step of the newest checkpoint that was read back whole; -1 before. The cloud
+    itself may be behind: what is read back is this machine's view of Drive.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.safe_step, self.all_there = folder, -1, False
-        self._waiting: dict[str, tuple[str, bytes]] = {}
+        self.folder = folder
+        self.safe_step = -1
+        self.all_there = False
+        self._waiting: dict[str, tuple[str, bytes]] = {}  # by kind
         self._error: Exception | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, name: str, data: bytes) -> None:
-        """Hand over a serialised checkpoint; one of its kind that still waits is overtaken."""
+        """Hand over a serialised checkpoint; one of its kind that still waits is overtaken. Warns,
+        in the caller's thread, of what went wrong since the last one."""
         with self._changed:
-            self._waiting[_kind(name)] = name, data
+            self._waiting[checkpoint.NAME.fullmatch(name)["kind"]] = name, data
             self._changed.notify_all()
-        self.report()
-
-    def report(self) -> None:
-        """Warn, in the caller's thread, of what went wrong since the last report."""
-        error, self._error = self._error, None
+            error = self._error
+            self._error = None
         if error:
-            warnings.warn(
-                f"Drive: {error}. The local copy is kept; Drive is tried again.", stacklevel=3
-            )
+            text = f"Drive: {error}. The local copy is kept; Drive is tried again."
+            warnings.warn(text, stacklevel=2)
 
     def __enter__(self) -> "Uploads":
         return self
@@ -62,18 +60,15 @@ class Uploads:
         """Wait for a failing Drive no longer than PATIENCE_S, and a second for each 5 MiB."""
         with self._changed:
             size_mb = sum(len(data) for _, data in self._waiting.values()) / 2**20
-            empty = self._changed.wait_for(lambda: not self._waiting, PATIENCE_S + size_mb / 5)
-            self.all_there, self._closed = empty, True
+            patience_s = PATIENCE_S + size_mb / 5
+            self.all_there = self._changed.wait_for(lambda: not self._waiting, patience_s)
+            self._closed = True
             self._changed.notify_all()
         if not self.all_there:
-            warnings.warn(
-                f"Drive: {self._error or 'no answer yet'}. The newest checkpoint is only on this "
-                "machine; run this again to copy it.",
-                stacklevel=2,
-            )
+            where = "The newest checkpoint is only on this machine; run this again to copy it."
+            warnings.warn(f"Drive: {self._error or 'no answer yet'}. {where}", stacklevel=2)
 
     def _work(self) -> None:
-        pause = FIRST_PAUSE_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -83,13 +78,11 @@ class Uploads:
             try:
                 checkpoint.write(self.folder, name, data, settle_s=checkpoint.SETTLE_S)
             except Exception as error:  # whatever it is, training must not end for it
-                self._error = error
                 with self._changed:  # a newer checkpoint, or the end, cuts the pause short
+                    self._error = error
                     self._waiting[kind] = self._waiting.pop(kind)  # the other kind comes first now
-                    self._changed.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                    self._changed.wait(PAUSE_S)
                 continue
-            pause = FIRST_PAUSE_S
             with self._changed:
                 if self._waiting[kind][0] == name:
                     del self._waiting[kind]
@@ -99,32 +92,41 @@ class Uploads:
 
 
 class Lease:
-    """`with Lease(folder):` one session trains a run at a time; `lease.json` says which.
+    """`with Lease(folder):` one session trains a run at a time; `lease.json` there says which.
 
-    A second session waits until the lease is void: at once if the first one's process is known to
-    be gone, else when it was not renewed for STALE_S. If it is renewed meanwhile, somebody is at
-    work there, and the second session is refused. Drive has no locks: machines that see each
-    other's file late may both write for a while. Names of checkpoints are never used twice, so they
-    cannot harm each other, and whoever came first stops when it sees the other's lease (`lost`).
+    A second session watches the file for STALE_S, by its own clock alone: another machine's may be
+    wrong. If the file changes, somebody is at work there, and the second session is refused; else
+    it takes over, at once if the lease was given back or its process has ended on this machine.
 
-    take_over: do not wait, do not ask.
-    Raises: ValueError: another session holds the run. OSError: the folder does not answer.
+    Each session takes the next `turn`, each renewal the next `beat`. A session that finds a higher
+    turn than its own stops (`lost`), so the one that came later wins; a lower one is an old view of
+    the file and is written over. Drive has no locks: both write until the earlier one sees the
+    later one's file; of two that come at once and take the same turn, the lower name stops; one
+    that was shown an older file takes too low a turn and stops itself. No checkpoint is harmed in
+    the meantime, as their names are never used twice.
+
+    take_over: do not watch.
+    Raises: ValueError: another session holds the run, or Drive is not mounted. OSError: the folder
+            does not answer.
     """
 
     def __init__(self, folder: Path, *, take_over: bool = False) -> None:
-        self.path, self.take_over = Path(folder) / "lease.json", take_over
+        self.path = Path(folder) / "lease.json"
+        self.take_over = take_over
         self.lost = threading.Event()
         self._ended = threading.Event()
-        self._me = {"session": checkpoint.SESSION, "host": _host(), "pid": os.getpid()}
-        self._me |= {"since": time.time()}
+        self._me = {"session": f"{checkpoint.SESSION}-{os.getpid()}", "pid": os.getpid()}
+        self._me |= {"host": _host(), "since": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> "Lease":
-        checkpoint.retried(lambda: self.path.parent.mkdir(parents=True, exist_ok=True))
-        if not self.take_over:
-            self._wait_until_void()
+        checkpoint.retried(lambda: _make(self.path.parent))
+        found = checkpoint.retried(self._read)
+        if self._is_of_another(found) and not self.take_over:
+            found = self._watch(found)
+        self._me |= {"turn": found["turn"] + 1, "beat": 0}
         try:
-            checkpoint.retried(self._write)
+            checkpoint.retried(lambda: self._write(self._me))
         except OSError as error:
             warnings.warn(f"{self.path}: {error}. No other machine is told.", stacklevel=2)
         self._thread.start()
@@ -134,87 +136,99 @@ class Lease:
         self._ended.set()
         self._thread.join(10)  # a slow renewal must not come after the release
         with contextlib.suppress(OSError):
-            if self._is_mine(self._read()):
-                self.path.write_text("{}")  # not deleted: it would lie in Drive's Trash
+            if not self._is_taken(self._read()):
+                self._write({"turn": self._me["turn"]})  # given back; the next one takes the next
 
-    def _wait_until_void(self) -> None:
-        first = checkpoint.retried(self._read)
-        if not first or self._is_mine(first) or _is_gone(first):
-            return
-        age_s = max(time.time() - first["renewed"], 0)
-        if age_s > LATE_S:
-            return
-        wait_s = max(STALE_S - age_s, 2 * RENEW_S)
-        who = f"{first.get('host', 'another machine')}, for {_minutes(first)}"
-        print(
-            f"This run was in use {age_s:.0f} s ago ({who}). Waiting up to {wait_s:.0f} s to see "
-            "whether it still is."
-        )
-        end = time.monotonic() + wait_s
+    def _is_of_another(self, found: dict) -> bool:
+        """Whether another session has the lease that, for all we know, may be alive."""
+        return found.get("session") not in (None, self._me["session"]) and not _is_gone(found)
+
+    def _watch(self, first: dict) -> dict:
+        """Wait until a lease is void or given back; what the file says then."""
+        who = f"{first.get('host', 'unknown machine')}, since {first.get('since', 'unknown time')}"
+        print(f"This run was in use ({who}). Watching for {STALE_S:.0f} s whether it still is.")
+        end = time.monotonic() + STALE_S
         while time.monotonic() < end:
             time.sleep(min(5.0, STALE_S / 20))
-            now = checkpoint.retried(self._read)
-            if not now:
-                return
-            if now["renewed"] != first["renewed"]:
+            found = checkpoint.retried(self._read)
+            if not self._is_of_another(found):
+                return found
+            if found != first:
                 raise ValueError(
                     f"another session is training this run ({who}; {self.path}). Stop it, or take "
                     "another folder, or pass take_over=True and it will stop by itself"
                 )
+        return first
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             with contextlib.suppress(OSError):  # an absent Drive is tried again next time
-                found = self._read()
-                theirs = found.get("session") and not self._is_mine(found)
-                if theirs and found["since"] > self._me["since"]:
+                if self._is_taken(self._read()):
                     self.lost.set()
                     return
-                self._write()
+                self._me["beat"] += 1
+                self._write(self._me)
 
-    def _is_mine(self, lease: dict) -> bool:
-        return all(lease.get(name) == self._me[name] for name in ("session", "pid"))
+    def _is_taken(self, found: dict) -> bool:
+        """Whether a session that came later was here, even if it has given the lease back."""
+        return (found["turn"], found.get("session", "")) > (self._me["turn"], self._me["session"])
 
     def _read(self) -> dict:
-        """What stands in the file; {} if there is none or it was given back. A torn one is taken
-        for somebody's: it is void when it is old."""
+        """What stands in the file; turn 0 if there is none. A torn one is somebody's."""
         try:
-            found = json.loads(self.path.read_bytes())
-            times = {name: float(found[name]) for name in ("since", "renewed")} if found else {}
-            return dict(found) | times
+            text = self.path.read_bytes()
         except FileNotFoundError:
-            return {}
-        except (KeyError, TypeError, ValueError):
-            return {"renewed": self.path.stat().st_mtime}
+            return {"turn": 0}
+        with contextlib.suppress(TypeError, ValueError):
+            found = {"turn": 0} | json.loads(text)
+            if isinstance(found["turn"], int) and isinstance(found.get("session", ""), str):
+                return found
+        return {"turn": 0, "session": f"torn: {text!r}"}
 
-    def _write(self) -> None:
-        self.path.write_text(json.dumps(self._me | {"renewed": time.time()}) + "\n")
+    def _write(self, lease: dict) -> None:
+        """In place: what is deleted or renamed over would lie in Drive's Trash."""
+        self.path.write_text(json.dumps(lease) + "\n", encoding="utf-8")
 
 
-def _minutes(lease: dict) -> str:
-    return f"{(time.time() - lease['since']) / 60:.0f} min" if "since" in lease else "unknown time"
+def _make(folder: Path) -> None:
+    """Make the folder of a run, but none on the local disk that only looks like Drive.
+
+    A path of Drive is known by one of ROOTS in it, which must be there. On Colab it or the folder
+    above must be a mount point, too: while Drive was gone, something may have made the same path.
+    Any other is an ordinary folder, and made with its parents: nothing says what should be there.
+    """
+    folder = folder.absolute()
+    roots = [place for place in (folder, *folder.parents) if place.name in ROOTS]
+    if roots:
+        root = roots[-1]
+        why = "is missing"
+        mounted = root.is_dir()
+        if mounted and COLAB.exists():
+            why = "is on the local disk: move it away, it is lost with this machine"
+            mounted = os.path.ismount(root) or os.path.ismount(root.parent)
+        if not mounted:
+            raise ValueError(
+                f"{folder} is on Drive, and Drive is not mounted ({root} {why}). Mount it, as the "
+                "setup cell does, and run this again; or take a folder elsewhere"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _is_gone(lease: dict) -> bool:
     """Whether the lease's process has certainly ended: it ran on this machine, and is no more."""
-    if lease.get("host") != _host() or os.name != "posix":
+    pid = lease.get("pid")
+    if lease.get("host") != _host() or os.name != "posix" or not isinstance(pid, int):
         return False
     try:
-        os.kill(int(lease["pid"]), 0)  # signal 0 only asks whether the process is there
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError, KeyError, TypeError, ValueError):
-        pass
+        os.kill(pid, 0)  # signal 0 only asks whether the process is there
+    except (OSError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
 def _host() -> str:
     """This machine in this life: its name and, where Linux gives one, the number of its boot."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
-        return f"{platform.node()}/{boot.read_text()[:8]}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        return f"{platform.node()}/{boot[:8]}"
     return platform.node()
-
-
-def _kind(name: str) -> str:
-    return checkpoint.NAME.fullmatch(name)["kind"]

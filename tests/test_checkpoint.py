@@ -62,6 +62,84 @@ def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run_it(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
+def out_of_memory():
+    yield MemoryError()
+    yield torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+    yield RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
+@pytest.mark.parametrize("error", out_of_memory(), ids=["python", "cuda", "cpu"])
+def test_too_little_memory_to_load_is_never_told_as_no_checkpoint(tmp_path, monkeypatch, error):
+    for step in (1, 2):
+        save(tmp_path, state(step))
+        save(tmp_path, state(step) | {"score": 0.5}, "best")
+    before = sorted(tmp_path.iterdir())
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.torch, "load", load)
+    for read in (checkpoint.newest, checkpoint.best):
+        with pytest.raises(MemoryError, match="not enough memory.*-0000000002-.*is untouched.*run"):
+            read([tmp_path])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def save_best(folder, scores):
+    for step, score in scores.items():
+        save(folder, state(step) | {"score": score}, "best")
+
+
+def test_abandoned_best_weights_do_not_outrank_those_of_the_run(tmp_path):
+    """A run reached 4000, went back to 3500 on other hardware, and then had its best at 3750."""
+    save_best(tmp_path, {3250: 0.6, 4000: 0.7})
+    assert checkpoint.best([tmp_path], up_to=3500)[1]["step"] == 3250
+    save_best(tmp_path, {3750: 0.8})
+    assert checkpoint.best([tmp_path])[1]["step"] == 3750
+    assert checkpoint.best([tmp_path], up_to=3000) is None
+
+
+def test_of_equal_scores_the_later_step_is_best_and_torn_ones_are_passed_over(tmp_path):
+    save_best(tmp_path, {1: 0.5, 2: 0.5})
+    path, found = checkpoint.best([tmp_path, tmp_path])
+    assert found["step"] == 2
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="do not match its name"):
+        assert checkpoint.best([tmp_path])[1]["step"] == 1
+
+
+def test_whatever_step_a_run_goes_back_to_there_are_best_weights_of_before(tmp_path):
+    """Evaluated more often than saved."""
+    save(tmp_path, state(100))
+    save_best(tmp_path, {step: step / 1000 for step in range(70, 300, 10)})
+    save(tmp_path, state(200))
+    save_best(tmp_path, {300: 0.3})
+    for step in (100, 200):
+        assert checkpoint.best([tmp_path], up_to=step)[1]["step"] == step
+    save(tmp_path, state(300))
+    save_best(tmp_path, {310: 0.31})
+    found = sorted(int(path.name[5:15]) for path in tmp_path.glob("best-*"))
+    assert found == [190, 200, *range(210, 320, 10)]
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    checkpoint.write_whole(path, b"old")
+
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", fails)
+        with pytest.raises(OSError, match="could not write metrics.csv of 0.0 MiB to"):
+            checkpoint.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    checkpoint.write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    with pytest.raises(OSError, match="No such file"):
+        checkpoint.write_whole(tmp_path / "unmounted" / "file", b"x")
+
+
 def test_a_failing_disk_keeps_the_previous_checkpoint_and_names_the_folder(tmp_path, monkeypatch):
     save(tmp_path, state(1))
 

@@ -25,7 +25,13 @@ ERRNOS = {"io": 5, "full": 28, "offline": 107}
 def hasty(monkeypatch):
     """No pause is needed where no machine is waited for."""
     monkeypatch.setattr(checkpoint, "RETRY_S", (0.001,))
-    monkeypatch.setattr(drive, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(drive, "PAUSE_S", 0.001)
+    monkeypatch.setattr(drive, "PATIENCE_S", 60)  # a busy machine takes its time
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """For a Drive that never recovers: its end need not be waited for."""
     monkeypatch.setattr(drive, "PATIENCE_S", 0.2)
 
 
@@ -55,7 +61,9 @@ def n_points(folder):
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("number", ERRNOS.values(), ids=ERRNOS)
-def test_an_error_at_any_point_of_an_upload_leaves_a_valid_checkpoint(tmp_path, number, lasting):
+def test_an_error_at_any_point_of_an_upload_leaves_a_valid_checkpoint(
+    tmp_path, impatient, number, lasting
+):
     points = n_points(tmp_path / "counted")
     assert points > 8
     for at in range(1, points + 1):
@@ -74,7 +82,7 @@ def test_an_error_at_any_point_of_an_upload_leaves_a_valid_checkpoint(tmp_path, 
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
-def test_a_drive_that_loses_the_end_of_a_file_is_not_called_safe(tmp_path, share):
+def test_a_drive_that_loses_the_end_of_a_file_is_not_called_safe(tmp_path, impatient, share):
     upload(tmp_path, 1)
     mount = faults.Drive(tmp_path)
     mount.lose = share
@@ -89,13 +97,12 @@ def test_a_drive_that_loses_the_end_of_a_file_is_not_called_safe(tmp_path, share
 def test_training_does_not_wait_for_a_slow_drive(tmp_path):
     done = threading.Event()
     with (
-        faults.Drive(tmp_path, lambda *_: done.wait(10)).mounted(),
+        faults.Drive(tmp_path, lambda *_: done.wait(60)).mounted(),
         drive.Uploads(tmp_path) as uploads,
     ):
-        begin = time.monotonic()
         for step in range(5):
             uploads.add(*checkpoint.serialise(state(step)))
-        assert time.monotonic() - begin < 5 and uploads.safe_step == -1
+        assert uploads.safe_step == -1  # and yet we are here
         done.set()
     assert uploads.safe_step == 4  # those that waited were overtaken by the newest
 
@@ -143,7 +150,7 @@ def test_a_run_on_a_drive_that_fails_now_and_then_is_the_same_run(playground, tm
         assert torch.equal(value, run.model.state_dict()[name]), name
 
 
-def test_what_drive_missed_is_copied_by_the_next_session(playground, tmp_path):
+def test_what_drive_missed_is_copied_by_the_next_session(playground, tmp_path, impatient):
     config, folder = training.Config(**TINY), tmp_path / "drive"
     options = dict(device="cpu", progress=False, drive_dir=folder)
     offline = faults.Drive(folder, lambda n, what: n < 9 or faults.fail(107, n)(n, what))
@@ -171,46 +178,126 @@ def test_reads_that_fail_are_no_reason_to_begin_anew(tmp_path):
 
 
 def lease_of(folder, **changes):
-    """The lease of another machine in `folder`, taken an hour ago and renewed just now."""
-    other = {"session": "0" * 8, "host": "elsewhere", "pid": 1, "since": time.time() - 3600}
+    """The lease of another machine, in `folder`."""
+    other = {"session": "0" * 8, "host": "elsewhere", "pid": 1, "since": "an hour ago"}
     folder.mkdir(exist_ok=True)
     path = folder / "lease.json"
-    path.write_text(json.dumps(other | {"renewed": time.time()} | changes))
+    path.write_text(json.dumps(other | {"turn": 1, "beat": 1} | changes))
     return path
+
+
+def read(lease):
+    """What stands in a lease's file, once it is whole: it is written in place."""
+    while True:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            return json.loads(lease.path.read_text())
+
+
+def wait_for(condition):
+    """Give a thread the time it needs, which on a busy machine is long."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.01)
+
+
+def at_read(monkeypatch, number, action):
+    """Let `action` happen just before a lease is read for the `number`-th time."""
+    original, count = drive.Lease._read, iter(range(1, 10**6))
+
+    def watched(self):
+        if next(count) == number:
+            action()
+        return original(self)
+
+    monkeypatch.setattr(drive.Lease, "_read", watched)
 
 
 @pytest.fixture
 def fast_leases(monkeypatch):
-    monkeypatch.setattr(drive, "RENEW_S", 0.05)
-    monkeypatch.setattr(drive, "STALE_S", 0.5)
+    """Renewed all the time; void soon, for tests in which nobody renews it."""
+    monkeypatch.setattr(drive, "RENEW_S", 0.01)
+    monkeypatch.setattr(drive, "STALE_S", 0.1)
 
 
-def test_a_second_machine_is_told_who_is_training(tmp_path, fast_leases, capsys):
-    path = lease_of(tmp_path)
-    renew = threading.Timer(0.2, lambda: lease_of(tmp_path, renewed=time.time() + 1))
-    renew.start()
-    with pytest.raises(ValueError, match="elsewhere, for 60 min.*take_over=True"):
+@pytest.fixture(params=[-5, 0, 5], ids="clock {:+} h".format)
+def skewed(request, monkeypatch):
+    """This machine's clock is wrong by hours, and so are the times of files that it sees."""
+    true = time.time
+    monkeypatch.setattr(drive.time, "time", lambda: true() + 3600 * request.param)
+    return lambda path: os.utime(path, (true() - 3600 * request.param,) * 2)
+
+
+def test_a_second_machine_stops_if_the_first_shows_a_sign_of_life(
+    tmp_path, monkeypatch, skewed, capsys
+):
+    skewed(lease_of(tmp_path))
+    monkeypatch.setattr(drive.time, "sleep", lambda _: None)
+    at_read(monkeypatch, 3, lambda: skewed(lease_of(tmp_path, beat=2)))
+    with pytest.raises(ValueError, match="elsewhere, since an hour ago.*take_over=True"):
         drive.Lease(tmp_path).__enter__()
-    renew.join()
-    assert "Waiting up to" in capsys.readouterr().out
-    assert json.loads(path.read_text())["host"] == "elsewhere"
+    assert "Watching for 180 s" in capsys.readouterr().out
+    assert json.loads((tmp_path / "lease.json").read_text())["host"] == "elsewhere"
 
 
-def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, fast_leases, capsys):
-    lease_of(tmp_path)
+def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, fast_leases, skewed):
+    skewed(lease_of(tmp_path))
     with drive.Lease(tmp_path) as lease:
-        assert json.loads(lease.path.read_text())["session"] == checkpoint.SESSION
-    assert lease.path.read_text() == "{}"
+        assert read(lease)["session"].startswith(checkpoint.SESSION)
+    assert read(lease) == {"turn": 2}
 
 
-@pytest.mark.parametrize(
-    "old", [{"renewed": 0}, {"renewed": "?"}, {"pid": "x"}, {"since": None}, {"renewed": 1e12}]
-)
-def test_an_old_or_broken_lease_is_waited_for_once_and_then_taken(tmp_path, fast_leases, old):
-    path = lease_of(tmp_path, **old)
-    os.utime(path, (0, 0))
+def test_the_session_that_came_later_wins_whatever_the_clocks_say(tmp_path, fast_leases, skewed):
+    with drive.Lease(tmp_path) as first:
+        second = drive.Lease(tmp_path, take_over=True)
+        second._me |= {"session": "another machine", "host": "elsewhere"}
+        with second:
+            skewed(second.path)
+            assert first.lost.wait(60)
+            beat = read(second)["beat"]
+            wait_for(lambda: read(second)["beat"] > beat)
+            assert not second.lost.is_set()
+        wait_for(lambda: "session" not in read(second))
+    assert read(first) == {"turn": 2}  # what the first one leaves as it is
+
+
+def test_a_session_stops_even_if_the_one_that_took_over_has_ended_since(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "RENEW_S", 0.01)
+    with drive.Lease(tmp_path) as first:
+        first.path.write_text('{"turn": 2}')
+        assert first.lost.wait(60)
+
+
+@pytest.mark.parametrize("rival", ["0", "z"])
+def test_of_two_that_took_the_same_turn_one_goes_on(tmp_path, fast_leases, rival):
+    with drive.Lease(tmp_path) as ours:
+        theirs = drive.Lease(tmp_path, take_over=True)
+        theirs._me |= {"session": rival, "turn": 1, "beat": 0}
+        theirs._write(theirs._me)  # at the same moment, without seeing ours
+        theirs._thread.start()
+        loser, winner = (theirs, ours) if rival == "0" else (ours, theirs)
+        assert loser.lost.wait(60)
+        beat = read(winner)["beat"]
+        wait_for(lambda: read(winner)["beat"] > beat)
+        assert not winner.lost.is_set()
+        theirs._ended.set()
+        theirs._thread.join()
+
+
+def test_a_lease_given_back_while_it_is_watched_is_taken_at_once(tmp_path, monkeypatch):
+    path = lease_of(tmp_path)
+    monkeypatch.setattr(drive.time, "sleep", lambda _: None)
+    at_read(monkeypatch, 2, lambda: path.write_text('{"turn": 1}'))
+    with drive.Lease(tmp_path) as lease:
+        assert read(lease)["turn"] == 2
+
+
+@pytest.mark.parametrize("old", [{"turn": "x"}, {"pid": "x"}, {"session": 3}, {"since": None}])
+def test_a_broken_lease_is_watched_and_then_taken(tmp_path, fast_leases, old, capsys):
+    lease_of(tmp_path, **old)
     with drive.Lease(tmp_path) as lease:
         assert not lease.lost.is_set()
+    assert "Watching" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", "3"])
@@ -225,7 +312,7 @@ def test_a_session_killed_on_this_machine_is_not_waited_for(tmp_path, capsys):
     child.wait()
     lease_of(tmp_path, host=drive._host(), pid=child.pid)
     with drive.Lease(tmp_path):
-        assert "Waiting" not in capsys.readouterr().out
+        assert "Watching" not in capsys.readouterr().out
 
 
 def test_a_session_whose_run_was_taken_over_stops_and_says_so(
@@ -234,43 +321,50 @@ def test_a_session_whose_run_was_taken_over_stops_and_says_so(
     monkeypatch.setattr(drive, "RENEW_S", 0.01)
     config = training.Config(**TINY | {"sizes": ((32, 100_000),)})
     folder = tmp_path / "drive"
-    over = threading.Event()
-
-    def take():  # again and again, as both write when they see each other late
-        while not over.wait(0.02):
-            if (folder / "lease.json").exists():
-                lease_of(folder, since=time.time() + 60)
-
-    taker = threading.Thread(target=take)
-    taker.start()
+    at_read(monkeypatch, 3, lambda: lease_of(folder, turn=9))
     run = training.train(
         config, {32: playground}, tmp_path / "run", device="cpu", progress=False, drive_dir=folder
     )
-    over.set()
-    taker.join()
     assert not run.done and "took this run over" in capsys.readouterr().out
     assert json.loads((folder / "lease.json").read_text())["host"] == "elsewhere"
 
 
-def renewed(lease):
-    """When, once the file is whole: it is written in place."""
-    while True:
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            return json.loads(lease.path.read_text())["renewed"]
+@pytest.mark.parametrize("spoil", ["torn", "of an earlier session", "gone"])
+def test_a_lease_is_renewed_and_survives_what_drive_does_to_it(tmp_path, fast_leases, spoil):
+    with drive.Lease(tmp_path, take_over=lease_of(tmp_path)) as lease:
+        before = read(lease)["beat"]
+        if spoil == "torn":
+            lease.path.write_text('{"sess')
+        elif spoil == "gone":
+            lease.path.unlink()
+        else:
+            lease_of(tmp_path)
+        wait_for(lambda: read(lease).get("beat", 0) > before + 1)
+        assert not lease.lost.is_set() and read(lease)["turn"] == 2
 
 
-def test_a_lease_is_renewed_and_survives_what_drive_does_to_it(tmp_path, fast_leases):
-    """A torn file, one of an earlier session shown again, or none: no reason to stop."""
-    with drive.Lease(tmp_path) as lease:
-        first = renewed(lease)
-        for spoil in (
-            lambda: lease.path.write_text('{"sess'),
-            lambda: lease_of(tmp_path),
-            lambda: lease.path.unlink(),
-        ):
-            spoil()
-            time.sleep(0.3)
-            assert not lease.lost.is_set() and renewed(lease) > first
+@pytest.mark.parametrize("root", ["MyDrive", "Shareddrives", "Shared drives"])
+def test_a_drive_that_is_not_mounted_is_refused_and_not_made_on_the_local_disk(tmp_path, root):
+    with pytest.raises(ValueError, match=f"{root} is missing.*Mount it.*setup cell"):
+        drive.Lease(tmp_path / "drive" / root / "evalib" / "run").__enter__()
+    assert not (tmp_path / "drive").exists()
+
+
+def test_on_colab_a_local_folder_is_not_taken_for_drive(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "COLAB", tmp_path)
+    folder = tmp_path / "drive" / "MyDrive" / "evalib" / "run"
+    folder.parents[1].mkdir(parents=True)
+    with pytest.raises(ValueError, match="MyDrive is on the local disk: move it away"):
+        drive.Lease(folder).__enter__()
+    assert not folder.parent.exists()
+    monkeypatch.setattr(drive.os.path, "ismount", lambda path: path == tmp_path / "drive")
+    with drive.Lease(folder):
+        assert folder.is_dir()
+
+
+def test_a_local_folder_that_plays_drive_is_made(tmp_path):
+    with drive.Lease(tmp_path / "output" / "cpu" / "drive" / "run") as lease:
+        assert lease.path.is_file()
 
 
 def test_a_drive_that_is_full_does_not_refuse_to_start(tmp_path):
@@ -310,12 +404,12 @@ def test_torn_files_do_not_count_as_standing(tmp_path):
 
 def test_a_listing_that_does_not_show_the_new_file_yet_changes_nothing(tmp_path, monkeypatch):
     upload(tmp_path, 1)
-    stale = checkpoint._candidates([tmp_path], "step")
-    monkeypatch.setattr(checkpoint, "_candidates", lambda *_: stale)
+    stale = checkpoint._listed([tmp_path], "step")
+    monkeypatch.setattr(checkpoint, "_listed", lambda *_: stale)
     assert upload(tmp_path, 2)[0].safe_step == 2
 
 
-def test_a_drive_that_was_unmounted_is_not_made_anew_on_the_local_disk(tmp_path):
+def test_a_drive_that_was_unmounted_is_not_made_anew_on_the_local_disk(tmp_path, impatient):
     folder = tmp_path / "drive" / "run"
     folder.mkdir(parents=True)
     with warnings.catch_warnings():
@@ -326,7 +420,7 @@ def test_a_drive_that_was_unmounted_is_not_made_anew_on_the_local_disk(tmp_path)
     assert uploads.safe_step == -1 and not uploads.all_there and not folder.exists()
 
 
-def test_one_kind_that_fails_does_not_hold_up_the_other(tmp_path):
+def test_one_kind_that_fails_does_not_hold_up_the_other(tmp_path, impatient):
     def fail_best(n, what):
         if what == "replace" and "best" in str(sorted(tmp_path.glob(".tmp-*"))):
             raise OSError(5, "Input/output error")
@@ -341,16 +435,15 @@ def test_one_kind_that_fails_does_not_hold_up_the_other(tmp_path):
 
 def test_what_is_whole_on_drive_is_not_written_again(tmp_path):
     name, data = checkpoint.serialise(state(1))
-    before = checkpoint.write(tmp_path, name, data).stat()
-    os.utime(tmp_path / name, (0, 0))
+    os.utime(checkpoint.write(tmp_path, name, data), (0, 0))
     checkpoint.write(tmp_path, name, data)
-    assert (tmp_path / name).stat().st_mtime == 0 and before.st_size
+    assert (tmp_path / name).stat().st_mtime == 0
 
 
 def test_take_over_does_not_wait(tmp_path, capsys):
     lease_of(tmp_path)
     with drive.Lease(tmp_path, take_over=True):
-        assert "Waiting" not in capsys.readouterr().out
+        assert "Watching" not in capsys.readouterr().out
 
 
 def test_colabs_drive_is_where_the_folders_are(tmp_path):
