@@ -39,7 +39,7 @@ class Uploads:
         self._error: Exception | None = None
         self._closed = False
         self._changed = threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+        threading.Thread(target=self._work, daemon=True, name="uploads").start()
 
     def add(self, name: str, data: bytes) -> None:
         """Hand over a serialised checkpoint; one of its kind that still waits is overtaken. Warns,

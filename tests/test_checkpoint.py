@@ -212,7 +212,7 @@ def test_what_a_killed_session_left_half_written_is_removed_later(tmp_path):
 
 
 def test_a_kill_while_saving_always_leaves_a_readable_checkpoint(tmp_path):
-    """A child saves without pause and is killed five times; the issue-size run is a benchmark."""
+    """A child saves without pause and is killed three times; a hundred kills are a benchmark."""
     code = (
         "import torch, itertools, pathlib; from evalib import checkpoint as c\n"
         f"for k in itertools.count(): c.write(pathlib.Path({str(tmp_path)!r}), "
