@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device, as a pure function of (recipe, sample key).
+"""Augmentation of whole batches on the device, as a pure function of (names, sample key).
 
 Pixels meet only + - * / and comparisons, which round alike in vector and scalar code, so a sample
 comes out bit for bit the same in any batch (with `pow` or `exp` it need not). `albumentations` is
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evalib.rng import integers, noise, uniform
 
+Sample = dict[str, np.ndarray]
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
 WAYS = ("batch", "albumentations")
 CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
@@ -31,50 +32,38 @@ REASONS = {  # transform: why photographs may differ so
     "blur": "focus or motion softens one of the two shots (p = .5)",
     "noise": "each shot has sensor noise of its own (sigma up to .03)",
 }
-RECIPES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "flip": ("flip",),
-    "flip+crop": ("flip", "crop"),
-    "colour": ("colour_matrix", "exposure", "white_balance", "tone", "noise"),
-    "full": tuple(REASONS),
-    "whole": tuple(name for name in REASONS if name != "crop"),  # how far shows in the whole view
-}
+ALL = tuple(REASONS)  # in the order in which they are applied
 
 
-def transforms(recipe: str) -> tuple[str, ...]:
-    """The transforms of a recipe, in order; "whole-shadow-noise" is "whole" without these two.
-
-    Raises: ValueError: lists the known recipes, or what the recipe holds.
-    """
-    name, *without = recipe.split("-")
-    if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; known: {', '.join(RECIPES)}")
-    if missing := set(without) - set(RECIPES[name]):
+def check(names: tuple[str, ...]) -> None:
+    """Raises: ValueError: something in `names` is no transform; the known ones are listed."""
+    if unknown := [name for name in names if name not in ALL]:
         raise ValueError(
-            f"recipe {recipe!r}: {name} has no {', '.join(sorted(missing))}; "
-            f"it has {', '.join(RECIPES[name]) or 'none'}"
+            f"no transforms {', '.join(unknown)}; known, as a tuple of names: {', '.join(ALL)}"
         )
-    return tuple(transform for transform in RECIPES[name] if transform not in without)
 
 
-def apply(recipe: str, batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
+def apply(names: tuple[str, ...], batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
     """Augment a batch on the device it is on; what is no image (`row`) passes as it is.
 
     Input:
+        names: transforms of `ALL`; their order does not matter.
         batch: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W), 0..1; any may be absent.
         keys:  (B,) int64 from `rng.sample_keys`, on the CPU: so nothing ever waits for a GPU.
     Returns: a new dict; geometry is one draw for all images of a sample, light one for each shot.
-    Raises: ValueError: unknown recipe.
+    Raises: ValueError: a name that is no transform.
     """
-    names, n = transforms(recipe), len(keys)
-    if names and keys.device == next(iter(batch.values())).device:
+    check(names)
+    n = len(keys)
+    if names and next(iter(batch.values())).device.type == "cpu":
         n = max(1, CPU_CHUNK // max(x[0].numel() for x in batch.values()))
-    parts = [
-        _apply(names, {name: x[i : i + n] for name, x in batch.items()}, keys[i : i + n])
-        for i in range(0, len(keys), n)
-    ]
-    joined = {name: torch.cat([part[name] for part in parts]) for name in batch if len(parts) > 1}
-    return joined or parts[0]
+    parts = []
+    for i in range(0, len(keys), n):
+        part = {name: x[i : i + n] for name, x in batch.items()}
+        parts.append(_apply(names, part, keys[i : i + n]))
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in batch}
 
 
 def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
@@ -95,16 +84,16 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> di
     return batch
 
 
-def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]:
+def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     """The readable way: one uint8 sample at a time, by albumentations' own transforms.
 
     flip and crop are `apply`'s, pixel for pixel. The others are alike in kind, not in numbers; the
     table `makers` says which transform stands for which name.
     Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
     and out. It holds a sample's draw while it works, so each thread needs its own.
-    Raises: ValueError: unknown recipe.
+    Raises: ValueError: a name that is no transform.
     """
-    names = transforms(recipe)
+    check(names)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
     import albumentations as A  # here, as it takes a second and only this way needs it
 
@@ -127,7 +116,7 @@ def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[s
     space, scene, shadow = compose("flip", "crop"), compose("colour_matrix"), compose("shadow")
     camera = compose("exposure", "white_balance", "tone", "blur", "noise")
 
-    def transform(sample: dict[str, np.ndarray], key: int) -> dict[str, np.ndarray]:
+    def transform(sample: Sample, key: int) -> Sample:
         keys = torch.tensor([key])
         flip.p = float(integers(keys, "flip", 2))
         crop.y_min, crop.x_min, rows, columns = map(int, _window(keys, *sample["mask"].shape))

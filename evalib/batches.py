@@ -21,32 +21,32 @@ class Batches:
     """`batches(step)`: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1, row (B,).
 
     Input:
-        packs:      a Pack, or {size: Pack} of the same samples: `batches(step, size)` takes one.
+        packs:      {size: Pack} of the same samples: `batches(step, size)` takes one.
         rows:       rows to draw from; each epoch shuffles them anew and leaves out the rest batch.
         batch_size: of the smallest pictures; more than there are rows means all rows.
-        augment:    a name in `augment.RECIPES`.
+        augment:    names of transforms, as `augment.ALL` has them.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
     Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
     """
 
     def __init__(
         self,
-        packs: Pack | dict[int, Pack],
+        packs: dict[int, Pack],
         rows: np.ndarray,
         *,
         batch_size: int,
         seed: int = 0,
-        augment: str = "none",
+        augment: tuple[str, ...] = (),
         way: str = "batch",
         device: torch.device | str = "cpu",
     ) -> None:
-        self.packs = packs if isinstance(packs, dict) else {packs.size: packs}
+        self.packs = packs
         self.rows = np.asarray(rows, dtype=np.int64)
-        augmentation.transforms(augment)
+        augmentation.check(augment)
         self._check(batch_size, way)
         self.batch_size = min(batch_size, len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch_size
-        self.seed, self.recipe, self.way, self.device = seed, augment, way, device
+        self.seed, self.names, self.way, self.device = seed, augment, way, device
         self._shuffled: tuple[int, np.ndarray] | None = None  # kept, as an epoch has many steps
 
     def __call__(self, step: int, size: int | None = None) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class Batches:
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
         if self.way == "albumentations":
             return batch
-        return augmentation.apply(self.recipe, batch, keys=raw["key"])
+        return augmentation.apply(self.names, batch, keys=raw["key"])
 
     def _pack(self, size: int | None) -> Pack:
         size = next(iter(self.packs)) if size is None else size
@@ -108,9 +108,7 @@ class Batches:
         return kept[1]
 
     def _sample_by_sample(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        transform = augmentation.albumentations(
-            self.recipe
-        )  # holds a draw: each thread has its own
+        transform = augmentation.albumentations(self.names)  # holds a draw: each thread has its own
         names = [name for name, x in raw.items() if x.dtype == torch.uint8]
         samples = [
             transform({name: raw[name][i].numpy() for name in names}, int(key))
@@ -124,13 +122,13 @@ class Batches:
         if batch_size < 1 or not len(self.rows):
             raise ValueError(
                 f"batch_size={batch_size}, {len(self.rows)} rows; needed: at least 1 of each "
-                "(a small tier has no rows in some subsets: see dataset.split)"
+                "(a small tier has no rows in some subsets: see `Pack.split`)"
             )
         first, *others = self.packs.values()
         if self.rows.min() < 0 or self.rows.max() >= len(first):
             raise ValueError(
                 f"rows {self.rows.min()}..{self.rows.max()}, but {first.path} has {len(first)} "
-                "samples; take rows from dataset.split of this pack"
+                "samples; take rows from its `split()`"
             )
         for other in others:
             if not np.array_equal(other.index, first.index):
