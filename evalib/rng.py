@@ -1,10 +1,12 @@
 """Random numbers as functions of keys: no generator, so no state to save and no order to keep.
 
 A sample's numbers depend on (seed, epoch, sample id) only, not on its batch, thread, session or
-device: all is integer arithmetic. Source: splitmix64 (Steele et al. 2014); and numpy promises raw
-Philox streams for good, unlike `Generator.permutation`.
+device: all is integer arithmetic. Source: splitmix64 (Steele et al. 2014); numpy promises raw
+Philox streams for good, unlike `Generator.permutation`; a Feistel network over any range is that of
+Black & Rogaway 2002, the number of its rounds from Patarin 2004.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,11 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STORED = 1 << 20  # numbers: a list up to here is shuffled whole, 50 ms and 8 MB
+ROUNDS = 6  # 4 look random to whoever sees few numbers, 6 to whoever sees all
 
-def permutation(n: int, seed: int, stream: int) -> np.ndarray:
-    """(n,) int64, the numbers 0..n-1 shuffled as (seed, stream) says."""
-    key = np.array([seed % 2**64, stream % 2**64], dtype=np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+
+def permuted(positions: np.ndarray, n: int, seed: int, stream: int) -> np.ndarray:
+    """What stands at `positions` (B,) of the numbers 0..n-1, shuffled as (seed, stream) says.
+
+    A long list is never made: its numbers are computed, so they cost what is asked for.
+    """
+    if n <= STORED:
+        return _shuffled(n, seed, stream)[positions]
+    values = _feistel(torch.from_numpy(positions), n, seed, stream)
+    while (outside := values >= n).any():  # the square is a little larger than n: go on from there
+        values[outside] = _feistel(values[outside], n, seed, stream)
+    return values.numpy()
 
 
 def sample_keys(seed: int, epoch: int, ids: Sequence[int] | np.ndarray) -> Tensor:
@@ -46,6 +58,26 @@ def noise(keys: Tensor, name: str, x: Tensor) -> Tensor:
     field = _field(n, x.device)
     start = integers(keys, name, len(field) - n + 1)[:, 0]
     return field.unfold(0, n, 1)[start.to(x.device)].view_as(x)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(n: int, seed: int, stream: int) -> np.ndarray:
+    """(n,) int64: the whole list; kept, as an epoch has many steps."""
+    key = np.array([seed % 2**64, stream % 2**64], dtype=np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+
+
+def _feistel(x: Tensor, n: int, seed: int, stream: int) -> Tensor:
+    """Shuffle the numbers of the smallest square that holds n, each by itself.
+
+    A number is a row and a column; in turns, one is moved along by a hash of the other. Each round
+    can be undone, so no two numbers become one.
+    """
+    side = math.isqrt(n - 1) + 1
+    row, column = x // side, x % side
+    for key in sample_keys(seed, stream, range(ROUNDS)):
+        row, column = column, (row + _hash(column ^ key) % side) % side
+    return row * side + column
 
 
 @lru_cache(maxsize=256)
