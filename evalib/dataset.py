@@ -11,8 +11,7 @@ import json
 import math
 import os
 import shutil
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -30,7 +29,6 @@ VERSION = 1  # of the layout and of what rooms renders: raise it when either cha
 IDENTITY = ("version", "tier", "size", "seed", "shapes")  # with the index: the fingerprint
 SAMPLE_KINDS, BG_KINDS = ("fg_bg", "mask", "depth"), ("bg", "bg_depth")
 REMEDY = "delete the folder of this pack and build it again"
-SAVE_EVERY_S = 5.0  # the most rendering that a killed build has to do again
 CHUNK_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 23}  # rendered at a time
 
 
@@ -140,16 +138,18 @@ def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[s
 
 def _header(row: manifest.Tier, size: int, index: np.ndarray) -> dict:
     """What `pack.json` holds when nothing is done yet."""
-    channels = {"fg_bg": (3,), "bg": (3,)}
-    shapes = {k: (n, size, size, *channels.get(k, ())) for k, n in _n_rows(index).items()}
-    identity = dict(zip(IDENTITY, (VERSION, row.name, size, row.seed, shapes), strict=True))
-    return identity | {"fingerprint": _fingerprint(identity, index), "done": 0}
+    header = {"version": VERSION, "tier": row.name, "size": size, "seed": row.seed}
+    header["shapes"] = _shapes(index, size)
+    header["fingerprint"] = _fingerprint(header, index)
+    return header | {"done": 0}
 
 
-def _n_rows(index: np.ndarray) -> dict[str, int]:
-    """Rows that each file has for these samples."""
-    n_bg = len(np.unique(index["bg"]))
-    return dict.fromkeys(SAMPLE_KINDS, len(index)) | dict.fromkeys(BG_KINDS, n_bg)
+def _shapes(index: np.ndarray, size: int) -> dict[str, tuple[int, ...]]:
+    """Of each file, for these samples."""
+    maps = (len(index), size, size)
+    bg_maps = (len(np.unique(index["bg"])), size, size)
+    samples = {"fg_bg": (*maps, 3), "mask": maps, "depth": maps}
+    return samples | {"bg": (*bg_maps, 3), "bg_depth": bg_maps}
 
 
 def _fingerprint(header: dict, index: np.ndarray) -> str:
@@ -178,50 +178,39 @@ def _locked(path: Path) -> AbstractContextManager:
 
 
 def _go_on(path: Path, header: dict, index: np.ndarray, device: str, progress: bool) -> None:
-    """Append what is missing, in id order: neighbours share a background, drawn when it is met."""
+    """Append what is missing, in id order: neighbours share a background, drawn when it is met.
+
+    What is done is recorded after each chunk: no more than one has to be rendered again.
+    """
     if not (path / "pack.json").exists():
         np.save(path / "index.npy", index)
     size, done = header["size"], header["done"]
     how = {"seed": header["seed"], "device": device}
     chunk = max(1, CHUNK_PIXELS["cuda" if "cuda" in device else "cpu"] // size**2)
     bar = tqdm(desc=path.name, total=len(index), initial=done, mininterval=1, disable=not progress)
-    with ExitStack() as stack:
-        stack.enter_context(bar)
-        counts = _n_rows(index[:done])
-        files = {k: stack.enter_context(_append(path, k, header, n)) for k, n in counts.items()}
-        recorded = time.monotonic()
-        try:
-            while header["done"] < len(index):
-                part = index[header["done"] :][:chunk]
-                met = np.setdiff1d(part["bg"], index["bg"][: header["done"]])
-                images = rooms.render_backgrounds(met, size, **how)
-                images |= rooms.render(part["id"], size, **how)
-                for kind, file in files.items():
-                    file.write(images[kind].cpu().numpy().tobytes())
-                header["done"] += len(part)
-                bar.update(len(part))
-                if time.monotonic() - recorded > SAVE_EVERY_S:
-                    _record(path, header, files.values())
-                    recorded = time.monotonic()
-        finally:  # so that an interrupted cell loses nothing
-            _record(path, header, files.values())
+    shapes = _shapes(index[:done], size)
+    with bar, ExitStack() as stack:
+        files = {k: stack.enter_context(_append(path, k, shape)) for k, shape in shapes.items()}
+        for start in range(done, len(index), chunk):
+            part = index[start : start + chunk]
+            met = np.setdiff1d(part["bg"], index["bg"][:start])
+            images = rooms.render_backgrounds(met, size, **how)
+            images |= rooms.render(part["id"], size, **how)
+            for kind, file in files.items():
+                file.write(images[kind].cpu().numpy().tobytes())
+                file.flush()
+                os.fsync(file.fileno())  # before it is counted
+            header["done"] += len(part)
+            checkpoint.write_whole(path / "pack.json", json.dumps(header, indent=1).encode())
+            bar.update(len(part))
 
 
-def _append(path: Path, kind: str, header: dict, done: int) -> BinaryIO:
-    """The file, cut to the rows recorded as done: more may have been written than recorded."""
-    n_bytes = done * math.prod(header["shapes"][kind][1:])
-    _check_bytes(path, kind, n_bytes, or_more=True)
+def _append(path: Path, kind: str, done: tuple[int, ...]) -> BinaryIO:
+    """The file, cut to what was recorded as done: more may have been written than recorded."""
+    _check_bytes(path, kind, math.prod(done), or_more=True)
     file = (path / f"{kind}.u8").open("ab")
-    file.truncate(n_bytes)
+    file.truncate(math.prod(done))
     return file
-
-
-def _record(path: Path, header: dict, files: Iterable[BinaryIO]) -> None:
-    """Write `pack.json`, after the samples that it counts are on the disk."""
-    for file in files:
-        file.flush()
-        os.fsync(file.fileno())
-    checkpoint.write_whole(path / "pack.json", json.dumps(header, indent=1).encode())
 
 
 def _check_room(path: Path, header: dict) -> None:
