@@ -38,9 +38,8 @@ ALL = tuple(REASONS)  # in the order in which they are applied
 def check(names: tuple[str, ...]) -> None:
     """Raises: ValueError: something in `names` is no transform; the known ones are listed."""
     if unknown := [name for name in names if name not in ALL]:
-        raise ValueError(
-            f"no transforms {', '.join(unknown)}; known, as a tuple of names: {', '.join(ALL)}"
-        )
+        known = ", ".join(ALL)
+        raise ValueError(f"no transforms {', '.join(unknown)}; known, as a tuple: {known}")
 
 
 def apply(names: tuple[str, ...], batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:

@@ -180,7 +180,9 @@ def _locked(path: Path) -> AbstractContextManager:
 def _go_on(path: Path, header: dict, index: np.ndarray, device: str, progress: bool) -> None:
     """Append what is missing, in id order: neighbours share a background, drawn when it is met.
 
-    What is done is recorded after each chunk: no more than one has to be rendered again.
+    What is done is recorded after each chunk: no more than one has to be rendered again. One
+    process renders: on two cores two threads were no faster, two processes 1.3 to 1.5 times, for
+    seconds of start and 800 MB each.
     """
     if not (path / "pack.json").exists():
         np.save(path / "index.npy", index)

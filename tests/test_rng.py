@@ -67,6 +67,7 @@ def test_a_part_of_a_shuffled_list_is_what_stands_there_in_the_whole(permuted):
     whole = permuted(np.arange(5000), 5000, 0, 3)
     some = np.array([4999, 0, 17, 17, 2500])
     assert np.array_equal(permuted(some, 5000, 0, 3), whole[some])
+    assert np.array_equal(permuted(some.astype(np.int32), 5000, 0, 3), whole[some])  # Windows
 
 
 def test_numbers_of_a_huge_range_are_spread_evenly_and_follow_no_line():
