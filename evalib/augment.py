@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device, as a pure function of (recipe, sample key).
+"""Augmentation of whole batches on the device, as a pure function of (names, sample key).
 
 Pixels meet only + - * / and comparisons, which round alike in vector and scalar code, so a sample
 comes out bit for bit the same in any batch (with `pow` or `exp` it need not). `albumentations` is
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evalib.rng import integers, noise, uniform
 
+Sample = dict[str, np.ndarray]
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
 WAYS = ("batch", "albumentations")
 CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
@@ -31,50 +32,37 @@ REASONS = {  # transform: why photographs may differ so
     "blur": "focus or motion softens one of the two shots (p = .5)",
     "noise": "each shot has sensor noise of its own (sigma up to .03)",
 }
-RECIPES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "flip": ("flip",),
-    "flip+crop": ("flip", "crop"),
-    "colour": ("colour_matrix", "exposure", "white_balance", "tone", "noise"),
-    "full": tuple(REASONS),
-    "whole": tuple(name for name in REASONS if name != "crop"),  # how far shows in the whole view
-}
+ALL = tuple(REASONS)  # in the order in which they are applied
 
 
-def transforms(recipe: str) -> tuple[str, ...]:
-    """The transforms of a recipe, in order; "whole-shadow-noise" is "whole" without these two.
-
-    Raises: ValueError: lists the known recipes, or what the recipe holds.
-    """
-    name, *without = recipe.split("-")
-    if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; known: {', '.join(RECIPES)}")
-    if missing := set(without) - set(RECIPES[name]):
-        raise ValueError(
-            f"recipe {recipe!r}: {name} has no {', '.join(sorted(missing))}; "
-            f"it has {', '.join(RECIPES[name]) or 'none'}"
-        )
-    return tuple(transform for transform in RECIPES[name] if transform not in without)
+def check(names: tuple[str, ...]) -> None:
+    """Raises: ValueError: something in `names` is no transform; the known ones are listed."""
+    if unknown := [name for name in names if name not in ALL]:
+        known = ", ".join(ALL)
+        raise ValueError(f"no transforms {', '.join(unknown)}; known, as a tuple: {known}")
 
 
-def apply(recipe: str, batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
+def apply(names: tuple[str, ...], batch: dict[str, Tensor], *, keys: Tensor) -> dict[str, Tensor]:
     """Augment a batch on the device it is on; what is no image (`row`) passes as it is.
 
     Input:
+        names: some of `ALL`; their order does not matter.
         batch: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W), 0..1; any may be absent.
         keys:  (B,) int64 from `rng.sample_keys`, on the CPU: so nothing ever waits for a GPU.
     Returns: a new dict; geometry is one draw for all images of a sample, light one for each shot.
-    Raises: ValueError: unknown recipe.
+    Raises: ValueError: a name that is no transform.
     """
-    names, n = transforms(recipe), len(keys)
-    if names and keys.device == next(iter(batch.values())).device:
+    check(names)
+    n = len(keys)
+    if names and next(iter(batch.values())).device.type == "cpu":
         n = max(1, CPU_CHUNK // max(x[0].numel() for x in batch.values()))
-    parts = [
-        _apply(names, {name: x[i : i + n] for name, x in batch.items()}, keys[i : i + n])
-        for i in range(0, len(keys), n)
-    ]
-    joined = {name: torch.cat([part[name] for part in parts]) for name in batch if len(parts) > 1}
-    return joined or parts[0]
+    parts = []
+    for i in range(0, len(keys), n):
+        part = {name: x[i : i + n] for name, x in batch.items()}
+        parts.append(_apply(names, part, keys[i : i + n]))
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in batch}
 
 
 def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
@@ -95,22 +83,20 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> di
     return batch
 
 
-def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]:
-    """The readable way: one uint8 sample at a time, by albumentations' own transforms.
+def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
+    """The readable way: one uint8 sample at a time, light by albumentations' own transforms.
 
     flip and crop are `apply`'s, pixel for pixel. The others are alike in kind, not in numbers; the
     table `makers` says which transform stands for which name.
     Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
     and out. It holds a sample's draw while it works, so each thread needs its own.
-    Raises: ValueError: unknown recipe.
+    Raises: ValueError: a name that is no transform.
     """
-    names = transforms(recipe)
+    check(names)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
     import albumentations as A  # here, as it takes a second and only this way needs it
 
     makers = {
-        "flip": (flip := A.HorizontalFlip(p=0.0)),
-        "crop": (crop := A.Crop(p=1.0)),
         "colour_matrix": A.HueSaturationValue(20, 30, 20, p=1.0),
         "shadow": A.RandomShadow((0, 0, 1, 1), (1, 1), shadow_intensity_range=(0.2, 0.7), p=0.3),
         "exposure": A.RandomBrightnessContrast(0.0, 0.25, p=1.0),  # contrast: a gain about black
@@ -121,28 +107,30 @@ def albumentations(recipe: str) -> Callable[[dict[str, np.ndarray], int], dict[s
     }
 
     def compose(*kinds: str) -> A.Compose:
-        targets = {"fg_bg": "image", "depth": "mask", "bg_depth": "mask"}
-        return A.Compose([makers[k] for k in kinds if k in names], additional_targets=targets)
+        pair = {"fg_bg": "image"}
+        return A.Compose([makers[k] for k in kinds if k in names], additional_targets=pair)
 
-    space, scene, shadow = compose("flip", "crop"), compose("colour_matrix"), compose("shadow")
+    scene = compose("colour_matrix")
+    shadow = compose("shadow")
     camera = compose("exposure", "white_balance", "tone", "blur", "noise")
 
-    def transform(sample: dict[str, np.ndarray], key: int) -> dict[str, np.ndarray]:
+    def transform(sample: Sample, key: int) -> Sample:
         keys = torch.tensor([key])
-        flip.p = float(integers(keys, "flip", 2))
-        crop.y_min, crop.x_min, rows, columns = map(int, _window(keys, *sample["mask"].shape))
-        crop.y_max, crop.x_max = crop.y_min + rows, crop.x_min + columns
-        out = space(image=sample["bg"], **{k: sample[k] for k in ("fg_bg", *MAPS)})
-        out["bg"] = out.pop("image")
-        if {"shadow", *CAMERA} & set(names):
-            seeds = integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
-            for step, seed in zip((scene, shadow), seeds[:2], strict=True):
-                step.set_random_seed(seed)
-            both = scene(image=out["bg"], fg_bg=out["fg_bg"])
-            shots = both["image"], shadow(image=both["fg_bg"])["image"]
-            for name, shot, seed in zip(SHOTS, shots, seeds[2:], strict=True):
-                camera.set_random_seed(seed)
-                out[name] = camera(image=shot)["image"]
+        out = dict(sample)
+        if "flip" in names and integers(keys, "flip", 2):
+            out = {name: x[:, ::-1] for name, x in out.items()}
+        if "crop" in names:
+            top, left, rows, columns = map(int, _window(keys, *sample["mask"].shape))
+            out = {n: x[top : top + rows, left : left + columns] for n, x in out.items()}
+        out = {name: np.ascontiguousarray(x) for name, x in out.items()}
+        seeds = integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
+        scene.set_random_seed(seeds[0])
+        both = scene(image=out["bg"], fg_bg=out["fg_bg"])
+        shadow.set_random_seed(seeds[1])
+        shots = {"bg": both["image"], "fg_bg": shadow(image=both["fg_bg"])["image"]}
+        for seed, (shot, image) in zip(seeds[2:], shots.items(), strict=True):
+            camera.set_random_seed(seed)
+            out[shot] = camera(image=image)["image"]
         return out
 
     return transform
@@ -159,19 +147,17 @@ def _window(keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, int,
     A multiple of the network's stride: it pads other sizes, and an edge that is padded in every
     step of training is answered by noise when it is not (seen in the first run of notebook 04).
     """
-    rows, columns = (
-        max(min(side, STRIDE), side * 7 // 8 // STRIDE * STRIDE) for side in (height, width)
-    )
+    rows = max(min(height, STRIDE), height * 7 // 8 // STRIDE * STRIDE)
+    columns = max(min(width, STRIDE), width * 7 // 8 // STRIDE * STRIDE)
     top = integers(keys, "crop/top", height - rows + 1)[:, 0]
-    return top, integers(keys, "crop/left", width - columns + 1)[:, 0], rows, columns
+    left = integers(keys, "crop/left", width - columns + 1)[:, 0]
+    return top, left, rows, columns
 
 
 def _crop(x: Tensor, top: Tensor, left: Tensor, rows: int, columns: int) -> Tensor:
-    windows = x.unfold(2, rows, 1).unfold(
-        3, columns, 1
-    )  # (B, C, tops, lefts, rows, columns), a view
-    b, top, left = (i.to(x.device) for i in (torch.arange(len(x)), top, left))
-    return windows[b, :, top, left]
+    windows = x.unfold(2, rows, 1).unfold(3, columns, 1)  # a view (B, C, tops, lefts, H, W)
+    which = torch.arange(len(x), device=x.device)
+    return windows[which, :, top.to(x.device), left.to(x.device)]
 
 
 def _shadow(keys: Tensor, x: Tensor) -> Tensor:

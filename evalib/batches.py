@@ -16,49 +16,51 @@ from evalib import augment as augmentation
 from evalib import rng
 from evalib.dataset import Pack, floats
 
+Batch = dict[str, Tensor]
+
 
 class Batches:
-    """`batches(step)`: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1, row (B,).
+    """What each step trains on: `prepare(gather(step, size))`, or `prepare` of each of `ahead`.
 
     Input:
-        packs:      a Pack, or {size: Pack} of the same samples: `batches(step, size)` takes one.
+        packs:      {size: Pack}, the same samples in each.
         rows:       rows to draw from; each epoch shuffles them anew and leaves out the rest batch.
         batch_size: of the smallest pictures; more than there are rows means all rows.
-        augment:    a name in `augment.RECIPES`.
+        augment:    names of transforms, as `augment.ALL` has them.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
     Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
     """
 
     def __init__(
         self,
-        packs: Pack | dict[int, Pack],
+        packs: dict[int, Pack],
         rows: np.ndarray,
         *,
         batch_size: int,
         seed: int = 0,
-        augment: str = "none",
+        augment: tuple[str, ...] = (),
         way: str = "batch",
         device: torch.device | str = "cpu",
     ) -> None:
-        self.packs = packs if isinstance(packs, dict) else {packs.size: packs}
+        self.packs = packs
         self.rows = np.asarray(rows, dtype=np.int64)
-        augmentation.transforms(augment)
-        self._check(batch_size, way)
+        self.names = augment
+        self.way = way
+        self._check(batch_size)
         self.batch_size = min(batch_size, len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch_size
-        self.seed, self.recipe, self.way, self.device = seed, augment, way, device
-        self._shuffled: tuple[int, np.ndarray] | None = None  # kept, as an epoch has many steps
+        self.seed = seed
+        self.device = device
 
-    def __call__(self, step: int, size: int | None = None) -> dict[str, Tensor]:
-        return self.prepare(self.gather(step, size))
-
-    def gather(self, step: int, size: int | None = None) -> dict[str, Tensor]:
+    def gather(self, step: int, size: int) -> Batch:
         """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
+        if size not in self.packs:
+            raise ValueError(f"no pack of {size} px here; there are {sorted(self.packs)}")
         epoch, i = divmod(step, self.steps_per_epoch)
-        pack = self._pack(size)
-        rows = self._order(epoch)[i * self.batch_size :][: self.size_of_batch(pack.size)]
-        raw = pack.gather(rows)
-        raw["key"] = rng.sample_keys(self.seed, epoch, pack.index["id"][rows])
+        places = i * self.batch_size + np.arange(self.size_of_batch(size))
+        rows = self.rows[rng.permuted(places, len(self.rows), self.seed, epoch)]
+        raw = self.packs[size].gather(rows)
+        raw["key"] = rng.sample_keys(self.seed, epoch, self.packs[size].index["id"][rows])
         return self._sample_by_sample(raw) if self.way == "albumentations" else raw
 
     def size_of_batch(self, size: int) -> int:
@@ -66,17 +68,14 @@ class Batches:
         same area, so that every step costs the same. The rest of their share waits an epoch."""
         return max(1, round(self.batch_size * (min(self.packs) / size) ** 2))
 
-    def ahead(
-        self, steps: Iterable[tuple[int, int]], workers: int = 0
-    ) -> Iterator[dict[str, Tensor]]:
-        """What `gather` gives for each (step, size), prepared ahead by `workers` threads.
-
-        The same for any number of threads: each step is gathered whole, from its number alone.
-        """
+    def ahead(self, steps: Iterable[tuple[int, int]], workers: int = 0) -> Iterator[Batch]:
+        """What `gather` gives for each (step, size), by `workers` threads: the same for any number
+        of them, as each step is gathered whole, from its number alone."""
         if not workers:
             yield from (self.gather(*step) for step in steps)
             return
-        pool, waiting = ThreadPoolExecutor(workers), deque()
+        pool = ThreadPoolExecutor(workers)
+        waiting = deque()
         try:
             for step in steps:
                 waiting.append(pool.submit(self.gather, *step))
@@ -87,54 +86,42 @@ class Batches:
         finally:  # the session may end before the steps do
             pool.shutdown(cancel_futures=True)
 
-    def prepare(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What `gather` gave, on the device, as float, augmented."""
+    def prepare(self, raw: Batch) -> Batch:
+        """bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1 on the device, row (B,):
+        what `gather` gave, augmented."""
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
         if self.way == "albumentations":
             return batch
-        return augmentation.apply(self.recipe, batch, keys=raw["key"])
+        return augmentation.apply(self.names, batch, keys=raw["key"])
 
-    def _pack(self, size: int | None) -> Pack:
-        size = next(iter(self.packs)) if size is None else size
-        if size not in self.packs:
-            raise ValueError(f"no pack of {size} px here; there are {sorted(self.packs)}")
-        return self.packs[size]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        kept = self._shuffled
-        if kept is None or kept[0] != epoch:
-            kept = epoch, self.rows[rng.permutation(len(self.rows), self.seed, epoch)]
-            self._shuffled = kept
-        return kept[1]
-
-    def _sample_by_sample(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        transform = augmentation.albumentations(
-            self.recipe
-        )  # holds a draw: each thread has its own
-        names = [name for name, x in raw.items() if x.dtype == torch.uint8]
+    def _sample_by_sample(self, raw: Batch) -> Batch:
+        transform = augmentation.albumentations(self.names)  # one a thread: it holds a draw
+        images = {name: x.numpy() for name, x in raw.items() if x.dtype == torch.uint8}
         samples = [
-            transform({name: raw[name][i].numpy() for name in names}, int(key))
-            for i, key in enumerate(raw["key"])
+            transform({name: x[i] for name, x in images.items()}, key)
+            for i, key in enumerate(raw["key"].tolist())
         ]
-        return raw | {n: torch.from_numpy(np.stack([s[n] for s in samples])) for n in names}
+        return raw | {n: torch.from_numpy(np.stack([s[n] for s in samples])) for n in images}
 
-    def _check(self, batch_size: int, way: str) -> None:
-        if way not in augmentation.WAYS:
-            raise ValueError(f"way={way!r}; known: {', '.join(augmentation.WAYS)}")
+    def _check(self, batch_size: int) -> None:
+        augmentation.check(self.names)
+        if self.way not in augmentation.WAYS:
+            raise ValueError(f"way={self.way!r}; known: {', '.join(augmentation.WAYS)}")
         if batch_size < 1 or not len(self.rows):
             raise ValueError(
                 f"batch_size={batch_size}, {len(self.rows)} rows; needed: at least 1 of each "
-                "(a small tier has no rows in some subsets: see dataset.split)"
+                "(a small tier has no rows in some subsets)"
             )
-        first, *others = self.packs.values()
-        if self.rows.min() < 0 or self.rows.max() >= len(first):
+        first = next(iter(self.packs.values()))
+        low, high = self.rows.min(), self.rows.max()
+        if low < 0 or high >= len(first):
             raise ValueError(
-                f"rows {self.rows.min()}..{self.rows.max()}, but {first.path} has {len(first)} "
-                "samples; take rows from dataset.split of this pack"
+                f"rows {low}..{high}, but {first.path} has {len(first)} samples; "
+                "take rows from its `split()`"
             )
-        for other in others:
-            if not np.array_equal(other.index, first.index):
+        for pack in self.packs.values():
+            if not np.array_equal(pack.index, first.index):
                 raise ValueError(
-                    f"{other.path} holds other samples than {first.path}; "
+                    f"{pack.path} holds other samples than {first.path}; "
                     "build both from one tier with one limit"
                 )

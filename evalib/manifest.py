@@ -1,13 +1,13 @@
 """The tiers: which samples a named data set holds, read from `data_manifest.csv`.
 
-One row a tier, so that a number in a notebook always names its data. `bytes` is what has to be
-downloaded (0: rendered on the spot); `sha256` is of the list of sample ids (little-endian int64)
-for rendered tiers, of the archive for the others: a list that differs on some machine shows.
+A row is a tier: its name, so that a number in a notebook always names its data; which samples it
+has, and from where; how many bytes to download (0: rendered on the spot); licence and note.
+`sha256` is of the list of sample ids (little-endian int64) of rendered tiers, of the archive of
+others: a list that differs on some machine shows.
 """
 
 import csv
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -16,6 +16,7 @@ import numpy as np
 from evalib import rng
 
 SUBSETS = ("train", "seen", "unseen_bg", "unseen_fg", "unseen_both")
+# A sample is one number: id = (bg * N_FG + fg) * N_PLACEMENTS + placement.
 N_BG, N_FG, N_PLACEMENTS = 100, 100, 40  # of the built-in tiers; a placement is place * 2 + flip
 FIRST_HELD_PLACEMENT = 36  # places 18 and 19 are never trained on
 INDEX = np.dtype([("id", "<i8"), ("bg", "<i4"), ("fg", "<i4"), ("placement", "<i4")])
@@ -38,24 +39,22 @@ class Tier:
     note: str
 
     def __post_init__(self) -> None:
-        unknown = set(self.subsets) - set(SUBSETS)
-        if unknown or not self.subsets:
+        if unknown := set(self.subsets) - set(SUBSETS):
             raise ValueError(
-                f"tier {self.name!r} names the subsets {sorted(unknown) or 'none'}; "
+                f"tier {self.name!r} names the subsets {sorted(unknown)}; "
                 f"use some of {', '.join(SUBSETS)}, separated by ';', in {MANIFEST.name}"
             )
-        if self.n_samples < 1:
+        if self.n_samples < 1 or self.n_samples % len(self.subsets):
             raise ValueError(
-                f"tier {self.name!r} has n_samples={self.n_samples}; needed: 1 or more"
+                f"tier {self.name!r} has n_samples={self.n_samples}; needed: 1 or more, "
+                f"in equal shares of {', '.join(self.subsets)}"
             )
 
 
 def tiers(path: Path = MANIFEST) -> dict[str, Tier]:
-    """Read every tier, in the order of the file.
+    """Every tier by its name, in the order of the file.
 
-    Raises:
-        FileNotFoundError: there is no manifest at `path`.
-        ValueError: a row is not a tier (unknown subset, no samples, not a number).
+    Raises: FileNotFoundError: no manifest at `path`. ValueError: a row that is no tier.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -74,11 +73,11 @@ def find(name: str) -> Tier:
 
 
 def _tier(row: dict[str, str]) -> Tier:
-    numbers = {key: int(row[key]) for key in ("n_samples", "seed", "bytes")}
-    words = {key: row[key] for key in ("source", "sha256", "license", "note")}
-    subsets = tuple(filter(None, row["subsets"].split(";")))
-    first, end = map(int, row["backgrounds"].split(":"))
-    return Tier(name=row["tier"], subsets=subsets, backgrounds=(first, end), **numbers, **words)
+    row["name"] = row.pop("tier")
+    row["subsets"] = tuple(row["subsets"].split(";"))
+    row["backgrounds"] = tuple(map(int, row["backgrounds"].split(":")))
+    numbers = {name: int(row[name]) for name in ("n_samples", "seed", "bytes")}
+    return Tier(**row | numbers)
 
 
 def held_out(i: int | np.ndarray) -> bool | np.ndarray:
@@ -87,7 +86,7 @@ def held_out(i: int | np.ndarray) -> bool | np.ndarray:
 
 
 def index_of(ids: np.ndarray) -> np.ndarray:
-    """(N,) records (id, bg, fg, placement); id = (bg * N_FG + fg) * N_PLACEMENTS + placement."""
+    """(N,) records (id, bg, fg, placement) of sample ids (N,)."""
     index = np.empty(len(ids), INDEX)
     index["id"] = ids
     pair, index["placement"] = np.divmod(ids, N_PLACEMENTS)
@@ -103,31 +102,27 @@ def subset_of(index: np.ndarray) -> np.ndarray:
 
 
 def sample_ids(tier: str, limit: int | None = None) -> np.ndarray:
-    """The tier's fixed list of sample ids, shuffled; subsets take turns, unless all is taken whole.
+    """(N,) int64: the first `limit` ids of the tier's fixed list, or all of it.
 
-    Returns: (N,) int64; `limit` takes the first ones, so a smaller list is a prefix of a larger.
-    Raises: ValueError: unknown tier, limit below 1, shares that the subsets cannot give.
+    All samples of its backgrounds are shuffled, and its subsets take turns to pick from there; no
+    more is shuffled than that needs.
+    Raises: ValueError: unknown tier, limit below 1, more samples than a subset has.
     """
     row = find(tier)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; needed: 1 or more, or None for all of {tier}")
-    return _ids(row)[:limit].copy()
-
-
-@lru_cache(maxsize=8)
-def _ids(row: Tier) -> np.ndarray:
+    n = min(limit or row.n_samples, row.n_samples)
     first, end = (bg * N_FG * N_PLACEMENTS for bg in row.backgrounds)
-    order = first + rng.permutation(end - first, row.seed, crc32(row.name.encode()))
-    subsets = subset_of(index_of(order))
-    wanted = [SUBSETS.index(name) for name in row.subsets]
-    whole = order[np.isin(subsets, wanted)]
-    if row.n_samples == len(whole):
-        return whole
-    share, rest = divmod(row.n_samples, len(wanted))
-    parts = [order[subsets == number][:share] for number in wanted]
-    if rest or min(map(len, parts)) < share:
-        raise ValueError(
-            f"{row.name}: {row.n_samples} samples are no equal shares of {', '.join(row.subsets)}; "
-            f"change n_samples in {MANIFEST.name}"
-        )
-    return np.stack(parts, axis=1).ravel()
+    key = (end - first, row.seed, crc32(row.name.encode()))
+    if row.n_samples == end - first:  # every sample there is, as they come
+        return first + rng.permuted(np.arange(n), *key)
+    share = -(-n // len(row.subsets))  # rounded up
+    n_shuffled = 0
+    while n_shuffled < end - first:
+        n_shuffled = min(max(1 << 14, 2 * n_shuffled), end - first)
+        ids = first + rng.permuted(np.arange(n_shuffled), *key)
+        subsets = subset_of(index_of(ids))
+        parts = [ids[subsets == SUBSETS.index(name)][:share] for name in row.subsets]
+        if min(map(len, parts)) == share:
+            return np.stack(parts, axis=1).ravel()[:n]
+    raise ValueError(f"{tier}: a subset has no {share} samples; lower n_samples in {MANIFEST.name}")

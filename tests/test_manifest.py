@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from evalib import manifest
+from evalib import manifest, rng
 from evalib.manifest import SUBSETS
 
 
@@ -31,10 +31,11 @@ def test_lists_are_the_same_on_every_machine(name):
 
 
 def test_lists_do_not_change_with_the_manifest():
-    starts = {name: manifest.sample_ids(name, 4).tolist() for name in ("mid-1000", "evaluation")}
-    assert starts == {
+    names = ("mid-1000", "evaluation", "wide-400k")
+    assert {name: manifest.sample_ids(name, 4).tolist() for name in names} == {
         "mid-1000": [350827, 115539, 49100, 189404],
         "evaluation": [228956, 198359, 173577, 58580],
+        "wide-400k": [19770667, 16184087, 5109872, 17009938],
     }
 
 
@@ -114,7 +115,8 @@ def test_a_limit_of_nothing_is_refused():
 def write(folder, line):
     path = folder / "data_manifest.csv"
     path.write_text(
-        "tier,source,n_samples,subsets,backgrounds,seed,bytes,sha256,license,note\n" + line
+        "tier,source,n_samples,subsets,backgrounds,seed,bytes,sha256,license,note\n" + line,
+        encoding="utf-8",
     )
     return path
 
@@ -136,10 +138,30 @@ def test_a_missing_manifest_says_where_it_belongs(tmp_path):
         manifest.tiers(tmp_path / "data_manifest.csv")
 
 
-@pytest.mark.parametrize(("n", "in_words"), [(7, "7"), (200_000, "200000")])
-def test_shares_that_subsets_cannot_give_are_refused(tmp_path, monkeypatch, n, in_words):
-    path = write(tmp_path, f"mine,rooms,{n},seen;unseen_both,0:100,0,0,,,\n")
-    tier = manifest.tiers(path)["mine"]
-    monkeypatch.setattr(manifest, "find", lambda name: tier)
-    with pytest.raises(ValueError, match=f"{in_words} samples are no equal shares of seen"):
+def test_shares_that_are_not_equal_are_refused(tmp_path):
+    path = write(tmp_path, "mine,rooms,7,seen;unseen_both,0:100,0,0,,,\n")
+    with pytest.raises(ValueError, match="n_samples=7; .* equal shares of seen, unseen_both"):
+        manifest.tiers(path)
+
+
+def test_more_samples_than_a_subset_has_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path, "mine,rooms,200000,seen;unseen_both,0:100,0,0,,,\n")
+    monkeypatch.setattr(manifest, "find", manifest.tiers(path).get)
+    with pytest.raises(ValueError, match="mine: a subset has no 100000 samples"):
         manifest.sample_ids("mine")
+    assert len(manifest.sample_ids("mine", 32_000)) == 32_000
+
+
+def test_a_short_list_of_a_huge_tier_does_not_shuffle_the_whole_tier(monkeypatch):
+    asked = []
+    permuted = rng.permuted
+
+    def counting(positions, n, seed, stream):
+        asked.append(len(positions))
+        return permuted(positions, n, seed, stream)
+
+    monkeypatch.setattr(rng, "permuted", counting)
+    assert len(manifest.sample_ids("wide-400k", 1000)) == 1000
+    assert sum(asked) < 50_000  # of 20 million
+    manifest.sample_ids("wide-400k")
+    assert sum(asked) < 3_000_000
