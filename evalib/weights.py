@@ -34,10 +34,9 @@ mask_pred, depth_pred = camera(load_photo("now.jpg"))  # probability; distance /
 def load(path: Path | str | None = None, device: str | None = None) -> nn.Module:
     """A trained network, float32, in evaluation mode.
 
-    Input:
-        path:   a run's folder (its best averaged weights), one of its checkpoints, or a
-                .safetensors that `write` made; None: the one that comes with evalib.
-        device: "cpu", "cuda", "cuda:1" ...; None: the GPU if there is one, else the CPU.
+    path:   a run's folder (its best averaged weights), one of its checkpoints, or a .safetensors
+            that `write` made; None: the one that comes with evalib.
+    device: "cpu", "cuda", "cuda:1" ...; None: the GPU if there is one, else the CPU.
     Raises: FileNotFoundError: there is none; ValueError: it is torn or foreign, or no such device.
     """
     device = _device(device)
@@ -97,16 +96,15 @@ def card(facts: dict[str, str]) -> str:
 def _read(path: Path) -> nn.Module:
     """The network of a file that `write` made."""
     if not path.is_file():
-        todo = "train (notebook 04) and name the folder of that run"
-        raise FileNotFoundError(f"no trained weights: {path} is missing; {todo}")
+        raise FileNotFoundError(f"no trained weights: {path} is missing; train (notebook 04) first")
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return _built(facts.get("network"), weights)
     except (SafetensorError, OSError, ValueError) as error:
-        todo = "needed a .safetensors that this evalib's weights.export wrote"
-        raise ValueError(f"cannot load {path} ({error}): {todo}") from error
+        needed = "needed a .safetensors that this evalib's weights.export wrote"
+        raise ValueError(f"cannot load {path} ({error}): {needed}") from error
 
 
 def _of_run(path: Path) -> tuple[nn.Module, dict]:
@@ -128,8 +126,8 @@ def _best(run: Path) -> dict:
     up_to = int(checkpoint.NAME.fullmatch(newest[0].name)["step"]) if newest else None
     found = checkpoint.best([run], up_to=up_to) or newest
     if not found:
-        todo = f"Train first: python -m evalib train mid-1000 --run {run}"
-        raise FileNotFoundError(f"no checkpoint in {run}. {todo}")
+        todo = f"python -m evalib train mid-1000 --run {run}"
+        raise FileNotFoundError(f"no checkpoint in {run}. Train first: {todo}")
     return found[1]
 
 
@@ -139,8 +137,9 @@ def _built(network: str, weights: dict[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # it lists every tensor that differs
-        text = textwrap.shorten(str(error), 250)
-        raise ValueError(f"it does not fit {network!r} of this evalib: {text}") from error
+        raise ValueError(
+            f"it does not fit {network!r}: {textwrap.shorten(str(error), 250)}"
+        ) from error
     return model.eval()
 
 
@@ -177,13 +176,13 @@ def write_onnx(model: nn.Module, path: Path | str, *, size: tuple[int, int] = (2
         raise ValueError(f"{path} is no name for an ONNX graph, needed NAME.onnx")
     device = next(model.parameters()).device
     # two tensors: of one alone, torch would make one input out of both
-    images = [torch.rand(1, 3, *size, device=device) for _ in range(2)]
+    images = tuple(torch.rand(1, 3, *size, device=device) for _ in range(2))
     names = {"input_names": ["bg", "fg_bg"], "output_names": ["mask_pred", "depth_pred"]}
     options = {"opset_version": 18, "dynamo": True, "verbose": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = torch.onnx.export(_Maps(model).eval(), tuple(images), **names, **options)
+            graph = torch.onnx.export(_Maps(model).eval(), images, **names, **options)
     except ImportError as error:
         todo = "pip install onnx onnxscript"
         raise ImportError(f"ONNX needs two packages more ({error}): {todo}") from error

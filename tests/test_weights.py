@@ -95,7 +95,7 @@ def changed(weights, **tensors):
 def test_weights_of_another_network_are_refused_in_one_sentence(tensors, message, small):
     path, _ = small
     save_file(changed(load_file(path), **tensors), path, metadata=facts(path))
-    with pytest.raises(ValueError, match=f"does not fit 'small' .*{message}") as caught:
+    with pytest.raises(ValueError, match=f"does not fit 'small': .*{message}") as caught:
         evalib.load(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 

@@ -34,8 +34,7 @@ class Camera:
     def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = LONG_SIDE) -> None:
         _check_photo("bg", bg)
         if long_side < unet.MIN_SIZE:
-            needed = f"needed {unet.MIN_SIZE} or more: take {LONG_SIDE}"
-            raise ValueError(f"long_side is {long_side}, {needed}")
+            raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more")
         self.model = model
         self.bg = bg
         self.long_side = long_side
@@ -54,10 +53,10 @@ class Camera:
         mask_pred, depth_pred = self._look(frame)
         if self.bg_depth is None:
             return mask_pred, depth_pred * self.scale
-        size = frame.shape[1::-1]
         nearest = Image.Resampling.NEAREST  # between two depths lies nothing
-        bg_depth = np.asarray(Image.fromarray(self.bg_depth).resize(size, nearest))
-        return mask_pred, anchored(mask_pred, depth_pred, bg_depth).astype(np.float32)
+        bg_depth = Image.fromarray(self.bg_depth).resize(frame.shape[1::-1], nearest)
+        depth = anchored(mask_pred, depth_pred, np.asarray(bg_depth))
+        return mask_pred, depth.astype(np.float32)
 
     def _look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the network says, at the size of `frame`."""
@@ -83,12 +82,11 @@ class Camera:
         Raises: ValueError: not such a map, or hardly any of it is known.
         """
         if bg_depth.ndim != 2 or not bg_depth.size:
-            needed = "needed (H, W) in metres"
-            raise ValueError(f"the empty scene's depth is {bg_depth.shape}, {needed}")
+            raise ValueError(f"bg_depth is {bg_depth.shape}, needed (H, W) in metres")
         _check_proportions(self.bg, "bg_depth", bg_depth)
         metres = np.nan_to_num(bg_depth.astype(np.float32), posinf=0, neginf=0)
         if (metres > 0).mean() < 0.05:
-            raise ValueError("less than 5 % of the empty scene's depth is known (more than 0 m)")
+            raise ValueError("less than 5 % of bg_depth is known (more than 0 m)")
         self.bg_depth = metres / METRES
 
     def calibrate(self, x: int, y: int, metres: float) -> float:
@@ -103,16 +101,14 @@ class Camera:
         """
         height, width = self.bg.shape[:2]
         if not (0 <= x < width and 0 <= y < height):
-            needed = f"needed x in 0..{width - 1} and y in 0..{height - 1}"
-            raise ValueError(f"pixel ({x}, {y}) is not in bg, {width}x{height}: {needed}")
+            raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
         if not 0 < metres < math.inf:
             raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
         _, depth_pred = self._look(self.bg)
         seen = METRES * depth_pred[y, x]
         if not NEAREST_M <= seen <= FARTHEST_M:
             text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
-            needed = f"needed {NEAREST_M} to {FARTHEST_M} m: choose another point"
-            raise ValueError(f"{text}; {needed}")
+            raise ValueError(f"{text}; needed {NEAREST_M} to {FARTHEST_M} m: choose another point")
         self.scale = float(metres / seen)
         self.bg_depth = None
         return self.scale
@@ -127,8 +123,8 @@ def predict_pair(
 
 def _check_photo(name: str, photo: np.ndarray) -> None:
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-        got = f"{photo.dtype} {photo.shape}"
-        raise ValueError(f"{name} is {got}, needed uint8 (H, W, 3): read it with load_photo")
+        needed = "needed uint8 (H, W, 3): read it with load_photo"
+        raise ValueError(f"{name} is {photo.dtype} {photo.shape}, {needed}")
 
 
 def _check_proportions(bg: np.ndarray, name: str, other: np.ndarray) -> str:

@@ -61,7 +61,7 @@ def _folder(folder: Path, every: int) -> Frames:
         yield name, photo
     if not used:
         needed = f"needed photos ({', '.join(photos.FORMATS)})"
-        raise ValueError(f"no readable picture in {folder}, {needed}: name another folder")
+        raise ValueError(f"no readable picture in {folder}, {needed}")
 
 
 def _video(source: str, every: int) -> tuple[Frames, float]:
@@ -83,17 +83,14 @@ def _video(source: str, every: int) -> tuple[Frames, float]:
         finally:
             capture.release()
         if not number:
-            todo = "check its name, or convert it"
-            raise ValueError(f"no frame comes from {source}, {NEEDED}: {todo}")
+            raise ValueError(f"no frame comes from {source}, {NEEDED}: convert it")
 
     return frames(), fps / every
 
 
 @contextlib.contextmanager
-def overlay(
-    path: str | Path | None, fps: float
-) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-    """An MP4 (MPEG-4 part 2): `with overlay(...) as show: show(img, mask_pred)` adds a frame.
+def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
+    """An MP4 (MPEG-4 part 2): `with overlay(path, fps) as show: show(img, mask_pred)` adds a frame.
 
     What is new (mask_pred > 0.5) is tinted. All frames get the size of the first. The video is
     whole after any end, also by Ctrl-C. Without a path nothing is written.

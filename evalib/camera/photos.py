@@ -16,39 +16,34 @@ from PIL import Image, ImageOps
 
 from evalib.camera.camera import METRES
 
+Source = str | Path | bytes | memoryview
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
 
-def load_photo(source: str | Path | bytes | memoryview) -> np.ndarray:
+def load_photo(source: Source) -> np.ndarray:
     """A photo as a person sees it, (H, W, 3) uint8: turned upright, RGB.
 
     EXIF rotation is applied; grey, palette and CMYK become RGB; transparent parts lie on white; of
     16 bits the high 8 are kept, never stretched, so that two shots stay comparable; of an animation
     the first frame is taken. `source` is a path, or the bytes of a file (an upload).
 
-    Raises: FileNotFoundError: no such file; ValueError: not one of `FORMATS`, damaged, too large,
-        or without a known range.
+    Raises: FileNotFoundError; ValueError: not one of `FORMATS`, damaged, too large, no known range.
     """
     needed = f"a whole {', '.join(FORMATS)} (not HEIC) of at most 89 million pixels"
     return _read(source, FORMATS, _rgb, f"{needed}; export it again as JPEG or 8-bit PNG")
 
 
-def load_depth(source: str | Path | bytes | memoryview) -> np.ndarray:
+def load_depth(source: Source) -> np.ndarray:
     """A depth map as depth cameras write it, and `write_prediction`: one channel of 16 bits in
     millimetres, to (H, W) float32 metres; 0 where it is not known.
 
-    Raises: FileNotFoundError: no such file; ValueError: no such picture.
+    Raises: FileNotFoundError; ValueError: no such picture.
     """
     needed = "a PNG or TIFF of one channel of 16 bits, in millimetres"
     return _read(source, ("PNG", "TIFF"), _metres, needed)
 
 
-def _read(
-    source: str | Path | bytes | memoryview,
-    formats: tuple[str, ...],
-    convert: Callable[[Image.Image], np.ndarray],
-    needed: str,
-) -> np.ndarray:
+def _read(source: Source, formats: tuple[str, ...], convert: Callable, needed: str) -> np.ndarray:
     is_upload = isinstance(source, (bytes, memoryview))
     name = f"the upload of {len(source)} bytes" if is_upload else str(source)
     if not is_upload and not Path(source).is_file():
