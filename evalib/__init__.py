@@ -1,10 +1,16 @@
 """From two photographs of one fixed camera: which pixels are new, and how far away is everything.
 
 The notebooks tell the story; this package holds everything that is defined once. Read it in the
-order of the data: manifest, rooms, packs, augment, unet, losses, metrics, training, photos, show.
+order of the data: manifest, rooms, dataset, batches, augment, unet, losses, metrics, training,
+weights, camera, show.
 """
 
+import torch
+
+from evalib import timing
 from evalib.weights import load
+
+torch.set_num_threads(timing.threads())  # here, once, before torch starts any
 
 __all__ = ["load"]
 __version__ = "0.1.0"

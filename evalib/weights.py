@@ -1,75 +1,48 @@
-"""A network to hand out: weights with facts and a model card, or an ONNX graph."""
+"""Networks handed out: a .safetensors with weights and facts, its model card, an ONNX graph."""
 
-import json
+import textwrap
 import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from evalib import checkpoint, recipes, unet
 
 DEFAULT = Path(__file__).parent / "weights" / "small.safetensors"
 LIMIT = 2 * 2**20  # bytes; above, matrices are stored as float16
-SECTIONS = ("data", "training", "scores", "limits")
+SECTIONS = ("data", "training", "scores", "real photographs", "limits")
 
 CARD = """# {network}: what is new, and how far away
 
 From two photographs of one fixed camera, the empty scene and the same scene with something new in
-it: which pixels are new, and the depth of every pixel. {parameters:,} parameters, {dtype}.
+it: which pixels are new, and the depth of every pixel. {parameters} parameters, {dtype}.
 
 ```python
 import evalib
 from evalib.camera import Camera, load_photo
 
-model = evalib.load("{network}.safetensors")  # {network}.json beside it
+model = evalib.load("{network}.safetensors")
 camera = Camera(model, load_photo("empty.jpg"))
 mask_pred, depth_pred = camera(load_photo("now.jpg"))  # probability; distance / 10 m
 ```
 """
 
 
-def load(path: Path | str | None = None) -> nn.Module:
-    """A trained network: of a run folder (its best averaged weights), of one checkpoint file, of
-    a .safetensors file with its .json, or, without a path, the one that comes with evalib.
+def load(path: Path | str | None = None, device: str | None = None) -> nn.Module:
+    """A trained network, float32, in evaluation mode.
 
-    Raises: FileNotFoundError if there is none; ValueError if it is torn or foreign.
+    path:   a run's folder (its best averaged weights), one of its checkpoints, or a .safetensors
+            that `write` made; None: the one that comes with evalib.
+    device: "cpu", "cuda", "cuda:1" ...; None: the GPU if there is one, else the CPU.
+    Raises: FileNotFoundError: there is none; ValueError: it is torn or foreign, or no such device.
     """
-    if path is None or Path(path).suffix == ".safetensors":
-        return read(Path(path or DEFAULT))
-    return _network(*_state(Path(path)))
-
-
-def _state(path: Path) -> tuple[Path, dict]:
-    found = None
-    if path.is_dir():
-        found = checkpoint.newest([path], kind="best") or checkpoint.newest([path])
-    elif path.is_file():
-        try:
-            found = path, checkpoint.load(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    if not found:
-        raise FileNotFoundError(
-            f"no checkpoint in {path}. Train first: python -m evalib train mid-1000 --run {path}"
-        )
-    return found
-
-
-def _network(path: Path, state: dict) -> nn.Module:
-    try:
-        model = recipes.build(state["config"]["network"])
-        if "ema" in state:
-            model = AveragedModel(model, use_buffers=True)
-            model.load_state_dict(state["ema"])
-            return model.module.eval()
-        model.load_state_dict(state["model"])
-        return model.eval()
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a run of this evalib: {error}") from error
+    device = _device(device)
+    path = Path(path or DEFAULT)
+    model = _read(path) if path.suffix == ".safetensors" else _of_run(path)[0]
+    return model.to(device)
 
 
 def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = None) -> list[Path]:
@@ -77,71 +50,108 @@ def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = N
 
     facts: what the run does not know, for its card: `data`, `scores`, `limits`.
     """
-    path, state = _state(Path(run))
-    model, config = _network(path, state), state["config"]
-    stages = ", then ".join(
-        f"{steps} at {' and '.join(map(str, dict.fromkeys(sizes)))} px"
-        for sizes, steps in config["sizes"]
-    )
+    model, state = _of_run(Path(run))
+    config = state["config"]
+    stages = []
+    for sizes, steps in config["sizes"]:
+        stages.append(f"{steps} at {' and '.join(str(size) for size in dict.fromkeys(sizes))} px")
     training = (
-        f"Steps: {stages}, each of {config['batch_size']} samples of the smallest size, or of as "
-        f"many larger ones as have the same area; seed {config['seed']}; "
+        f"Steps: {', then '.join(stages)}, each of {config['batch_size']} samples of the smallest "
+        f"size, or of as many larger ones as have the same area; seed {config['seed']}; "
         f"averaged weights of step {state['step']}."
     )
     return write(model, config["network"], folder, {"training": training} | (facts or {}))
 
 
 def write(model: nn.Module, network: str, folder: Path | str, facts: dict[str, str]) -> list[Path]:
-    """Write NETWORK.safetensors, NETWORK.json and README.md, the model card, to `folder`.
+    """Write NETWORK.safetensors and README.md, the model card, to `folder`.
 
     Weights are float32 where that fits into 2 MiB; else matrices are float16, and the vectors, of
     BatchNorm most of them, stay float32.
-    facts: Markdown for the card's `SECTIONS`, and for others by their name.
+    facts: Markdown for the card's `SECTIONS`; kept as the file's metadata, too.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # contiguous: safetensors refuses channels_last
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    half = sum(t.nbytes for t in weights.values()) > LIMIT
-    if half:
+    dtype = "float32"
+    if sum(t.nbytes for t in weights.values()) > LIMIT:
+        dtype = "float16"
         weights = {name: t.half() if t.ndim > 1 else t for name, t in weights.items()}
-    n = sum(p.numel() for p in model.parameters())
-    about = {"network": network, "parameters": n, "dtype": "float16" if half else "float32"}
-    sections = dict.fromkeys(SECTIONS, "Not stated.") | facts
-    card = CARD.format(**about) + "".join(f"\n## {k.title()}\n\n{v}\n" for k, v in sections.items())
-    paths = [folder / f"{network}.safetensors", folder / f"{network}.json", folder / "README.md"]
-    save_file(weights, paths[0])
-    paths[1].write_text(json.dumps(facts | about, indent=1) + "\n")
-    paths[2].write_text(card)
+    parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+    facts = facts | {"network": network, "parameters": parameters, "dtype": dtype}
+    paths = [Path(folder) / f"{network}.safetensors", Path(folder) / "README.md"]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, paths[0], metadata=facts)
+    paths[1].write_text(card(facts), encoding="utf-8", newline="\n")
     return paths
 
 
-def read(path: Path) -> nn.Module:
-    """The network whose two files `write` made; float32, in evaluation mode.
+def card(facts: dict[str, str]) -> str:
+    """The model card, Markdown, of the facts in a file's metadata."""
+    text = CARD.format(**facts)
+    for section in SECTIONS:
+        text += f"\n## {section.capitalize()}\n\n{facts.get(section, 'Not stated.')}\n"
+    return text
 
-    Raises: FileNotFoundError: one of them is missing; ValueError: damaged, or of another network.
-    """
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            todo = (
-                "train (notebook 04) and load the folder of that run, or weights.export it to here"
-            )
-            raise FileNotFoundError(f"no trained weights: {file} is missing; {todo}")
+
+def _read(path: Path) -> nn.Module:
+    """The network of a file that `write` made."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no trained weights: {path} is missing; train (notebook 04) first")
     try:
-        weights, facts = load_file(path), json.loads(path.with_suffix(".json").read_text())
-        model = recipes.build(str(facts["network"]))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        needed = (
-            "needed a .safetensors and its .json as weights.export writes them: copy both again"
-        )
-        raise ValueError(f"cannot load {path} ({error}), {needed}") from error
-    needed, got = ({n: (*t.shape,) for n, t in w.items()} for w in (model.state_dict(), weights))
-    if wrong := sorted(n for n in needed | got if needed.get(n) != got.get(n)):
-        first = f"{wrong[0]} is {got.get(wrong[0])}, needed {needed.get(wrong[0])}"
-        text = f"{path} does not fit {facts['network']!r} of this evalib in {len(wrong)} tensors"
-        raise ValueError(f"{text} ({first}): export it again with this version")
-    model.load_state_dict(weights)
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _built(facts.get("network"), weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        needed = "needed a .safetensors that this evalib's weights.export wrote"
+        raise ValueError(f"cannot load {path} ({error}): {needed}") from error
+
+
+def _of_run(path: Path) -> tuple[nn.Module, dict]:
+    """The best network that belongs to a run, or that of one checkpoint; and the checkpoint."""
+    try:
+        state = checkpoint.load(path) if path.is_file() else _best(path)
+        weights = state["model"]
+        if "ema" in state:
+            ema = state["ema"].items()  # as AveragedModel names them, and how many were averaged
+            weights = {n.removeprefix("module."): t for n, t in ema if n != "n_averaged"}
+        return _built(state["config"]["network"], weights), state
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot load {path} ({error}): needed a run of this evalib") from error
+
+
+def _best(run: Path) -> dict:
+    newest = checkpoint.newest([run])
+    # what was best beyond the step that a run went on from is not its own
+    up_to = int(checkpoint.NAME.fullmatch(newest[0].name)["step"]) if newest else None
+    found = checkpoint.best([run], up_to=up_to) or newest
+    if not found:
+        todo = f"python -m evalib train mid-1000 --run {run}"
+        raise FileNotFoundError(f"no checkpoint in {run}. Train first: {todo}")
+    return found[1]
+
+
+def _built(network: str, weights: dict[str, Tensor]) -> nn.Module:
+    """The network of this name with these weights. Raises: ValueError: it has others."""
+    model = recipes.build(network)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # it lists every tensor that differs
+        raise ValueError(
+            f"it does not fit {network!r}: {textwrap.shorten(str(error), 250)}"
+        ) from error
     return model.eval()
+
+
+def _device(name: str | None) -> torch.device:
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name is None:
+        name = "cuda" if gpus else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        text = f"device {str(name)!r} is unknown or absent here"
+        raise ValueError(f"{text}; choose one of {', '.join(['cpu', *gpus])}") from error
 
 
 class _Maps(nn.Module):
@@ -164,8 +174,9 @@ def write_onnx(model: nn.Module, path: Path | str, *, size: tuple[int, int] = (2
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"{path} is no name for an ONNX graph, needed NAME.onnx")
+    device = next(model.parameters()).device
     # two tensors: of one alone, torch would make one input out of both
-    images = torch.rand(1, 3, *size), torch.rand(1, 3, *size)
+    images = tuple(torch.rand(1, 3, *size, device=device) for _ in range(2))
     names = {"input_names": ["bg", "fg_bg"], "output_names": ["mask_pred", "depth_pred"]}
     options = {"opset_version": 18, "dynamo": True, "verbose": False}
     try:

@@ -1,10 +1,15 @@
 """Depth where the empty scene's depth is known."""
 
+import subprocess
+import sys
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from evalib import metrics
+from evalib.camera import anchor
 from evalib.camera.anchor import anchored, predictor
 
 H, W = 40, 60
@@ -79,6 +84,75 @@ def test_two_things_each_have_their_own_feet():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"empty scene \(5, 60\): needed one size"):
         anchored(np.zeros((H, W)), np.ones((H, W)), FLOOR[:5])
+
+
+def plain(mask_pred, depth_pred, bg_depth):
+    """The same rule with whole pictures for each thing: slow, and plain to see."""
+    known = np.isfinite(bg_depth) & (bg_depth > 0)
+    new = mask_pred > 0.5
+    ground = known & ~new
+    behind = np.where(known, bg_depth, np.inf)
+    depth_pred = np.maximum(depth_pred, 1e-3)
+    factor = np.log(np.where(ground, bg_depth, depth_pred) / depth_pred)
+    weight = ground * np.where(depth_pred < anchor.FAR, 1.0, 0.05) + 1e-9
+    depth = depth_pred * np.exp(np.average(factor, weights=weight))
+    n, things = cv2.connectedComponents(new.astype(np.uint8))
+    for thing in range(1, n):
+        here = things == thing
+        blurred = cv2.blur(here.astype(np.float32), (max(new.shape) // 4 | 1,) * 2)
+        local = np.average(factor, weights=weight * (blurred + anchor.AFAR))
+        z = np.minimum(depth_pred[here] * np.exp(local), behind[here])
+        foot = np.quantile(behind[here], anchor.FOOT, method="lower")
+        standing = not here[-1].any() or foot < np.median(z)
+        if standing and here.sum() >= anchor.SMALL and np.isfinite(foot):
+            z = z * (foot / np.median(z)) ** anchor.TRUST
+        depth[here] = np.minimum(z, behind[here])
+    return np.where(ground, behind, depth)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 60), (61, 90), (200, 130), (5, 120), (1, 30)])
+def test_looking_only_around_a_thing_gives_what_whole_pictures_give(shape, dtype):
+    rng = np.random.default_rng(0)
+    for n in range(6):
+        mask, depth, bg_depth = rng.random((3, *shape)).astype(dtype)
+        for _ in range(2):  # some things of all shapes, at every edge
+            mask = cv2.blur(mask, (9, 9))
+        mask = np.where(mask > np.quantile(mask, 0.8), 0.9, 0.1)
+        bg_depth[rng.random(shape) < 0.1 * n] = [0, np.nan, np.inf][n % 3]
+        found, expected = (f(mask, depth, bg_depth) for f in (anchored, plain))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_noisy_mask_of_twelve_megapixels_costs_no_more_than_its_largest_things(monkeypatch):
+    mask = np.zeros((3000, 4000), np.float32)
+    mask[::8, ::8] = 1  # 187,500 specks
+    mask[1000:2000, 1000:1500] = 1
+    depth = np.full(mask.shape, 0.5, np.float32)
+    bg_depth = np.full(mask.shape, 0.6, np.float32)
+    blurred, blur = [], cv2.blur
+    monkeypatch.setattr(cv2, "blur", lambda x, size: blurred.append(x.size) or blur(x, size))
+    found = anchored(mask, depth, bg_depth)
+    assert len(blurred) == anchor.MOST
+    assert sum(blurred) < mask.size * anchor.MOST / 4  # around each, not the whole picture
+    np.testing.assert_allclose(found, 0.6, rtol=1e-3)
+
+
+def test_specks_beyond_the_largest_things_take_the_factor_of_the_whole_picture(monkeypatch):
+    mask, depth = scene()
+    mask[3, 3::4] = 1
+    full = anchored(mask, depth * 1.2, FLOOR)
+    monkeypatch.setattr(anchor, "MOST", 1)
+    found = anchored(mask, depth * 1.2, FLOOR)
+    large = scene()[0] > 0
+    assert np.array_equal(found[large], full[large])
+    np.testing.assert_allclose(found, depth, rtol=0.03)
+    assert np.all(found <= FLOOR + 1e-9)
+
+
+def test_opencv_is_not_imported_before_a_video_or_a_known_depth_asks_for_it():
+    code = "import sys, evalib.__main__; assert 'cv2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_predictor_is_scored_like_any_other():

@@ -1,3 +1,5 @@
+"""The command line does what the functions do, and tells a mistake in one sentence."""
+
 import csv
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evalib import __main__ as cli
-from evalib import training
+from evalib import config
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_evaluate_prints_both_predictors_and_the_baseline_for_every_subset(train
     out = capsys.readouterr().out
     for subset in ("seen", "unseen_bg", "unseen_fg", "unseen_both"):
         assert out.count(f" {subset} ") + out.count(f"\n{subset} ") == 3
-    with open(trained / "scores.csv") as file:
+    with open(trained / "scores.csv", encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 12
 
 
@@ -139,8 +141,44 @@ def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
     monkeypatch.setattr(cli.weights, "DEFAULT", path)
     assert cli.main(["predict", str(bg), str(folder), "--out", str(out)]) == 0
     assert f"network: {path}" in capsys.readouterr().err
-    card = (path.parent / "README.md").read_text()
+    card = (path.parent / "README.md").read_text(encoding="utf-8")
     assert "24 rooms" in card and "2 at 32 px" in card
+
+
+def test_from_an_empty_folder_two_photographs_are_enough(scene, tmp_path, monkeypatch, capsys):
+    bg, folder, out = scene
+    monkeypatch.chdir(tmp_path)
+    (folder / "a.jpg").rename("now.jpg")
+    assert cli.main(["predict", "bg.jpg", "now.jpg", "--out", "out"]) == 0
+    assert (out / "mask.png").is_file()
+    assert "small.safetensors" in capsys.readouterr().err
+
+
+def test_from_an_empty_folder_training_needs_no_more_than_a_tier(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(cli.recipes.RECIPES, "small", {"n_valid": 4})
+    assert cli.main(["train", "playground-24", "--sizes", "32", "--steps", "2"]) == 0
+    assert "finished at step 2" in capsys.readouterr().out
+    assert list((tmp_path / "output" / "runs" / "playground-24").glob("step-0000000002-*.pt"))
+    line = "evaluate --size 32 --limit 16 --device cpu"  # of the run that was trained last
+    assert cli.main(line.split()) == 0
+    assert "playground-24" in capsys.readouterr().err
+    packs = {path.name for path in (tmp_path / "output" / "packs").iterdir()}
+    assert packs == {"playground-24-24-32px", "evaluation-16-32px"}
+
+
+def test_a_device_is_given_to_whatever_uses_a_network(scene, tmp_path, capsys):
+    bg, folder, out = scene
+    for line in (
+        f"predict {bg} {folder} --out {out}",
+        f"evaluate --run {tmp_path} --packs {tmp_path}",
+        f"export --out {out}.onnx",
+    ):
+        assert cli.main([*line.split(), "--device", "cuda"]) == 2
+        assert (
+            "device 'cuda' is unknown or absent here; choose one of cpu" in capsys.readouterr().err
+        )
+    assert cli.main(["predict", str(bg), str(folder), "--out", str(out), "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -157,13 +195,23 @@ def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
             "none.safetensors is missing",
         ),
         ("export --out {0}/o.onnx --run {0}/nothing", "Train first"),
-        ("bench speed", "no benchmark 'speed'"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_status_2(tmp_path, capsys, line, message):
     assert cli.main(line.format(tmp_path).split()) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
+
+
+def test_the_command_is_called_evalib_and_has_no_benchmarks(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "speed"])
+    assert "usage: evalib " in capsys.readouterr().err
+
+
+def test_epochs_are_counted_in_batches_of_the_training_samples():
+    line = "train playground-24 --epochs 2.5 --batch-size 10"  # 24 samples, all to be trained on
+    assert cli._config(cli.parser().parse_args(line.split())).n_steps == 5
 
 
 def test_steps_and_epochs_contradict(capsys):
@@ -174,4 +222,4 @@ def test_steps_and_epochs_contradict(capsys):
 
 def test_every_recipe_is_a_valid_config():
     for name in cli.recipes.RECIPES:
-        training.Config(**cli.recipes.recipe(name))
+        config.Config(**cli.recipes.recipe(name))

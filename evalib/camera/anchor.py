@@ -10,7 +10,6 @@ edge of the picture cuts it off. Constants chosen on the subset `seen` of the ev
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,8 @@ FOOT = 0.02  # a thing's foot: so large a share of its pixels hides nearer groun
 TRUST = 0.7  # in the foot, against the network, of the logarithm of distance
 SMALL = 6  # pixels: below, a foot is a matter of luck
 FAR = 0.98  # of the network's range: so far, or more
+AFAR = 1e-3  # what ground far from a thing counts for its factor
+MOST = 100  # things, the largest; a noisy mask has 100,000, whose specks take the picture's factor
 
 
 def anchored(mask_pred: np.ndarray, depth_pred: np.ndarray, bg_depth: np.ndarray) -> np.ndarray:
@@ -33,29 +34,43 @@ def anchored(mask_pred: np.ndarray, depth_pred: np.ndarray, bg_depth: np.ndarray
                     the network's depth stays, times the factor.
     Raises: ValueError: different shapes.
     """
+    import cv2  # here, because few commands need it
+
     if not mask_pred.shape == depth_pred.shape == bg_depth.shape:
         shapes = f"mask {mask_pred.shape}, depth {depth_pred.shape}, empty scene {bg_depth.shape}"
         raise ValueError(f"{shapes}: needed one size; resize the empty scene's depth")
     known = np.isfinite(bg_depth) & (bg_depth > 0)
     new = mask_pred > 0.5
     ground = known & ~new
-    depth_pred = np.maximum(depth_pred, 1e-3)
-    factor = np.log(np.where(ground, bg_depth, depth_pred) / depth_pred)
-    weight = ground * np.where(depth_pred < FAR, 1.0, 0.05) + 1e-9  # no ground: factor 1
-    depth = depth_pred * np.exp(np.average(factor, weights=weight))
     behind = np.where(known, bg_depth, np.inf)
-    n, things, boxes, _ = cv2.connectedComponentsWithStats(new.astype(np.uint8))
-    for i in range(1, n):
-        here = things == i
-        near = cv2.blur(here.astype(np.float32), (max(new.shape) // 4 | 1,) * 2) + 1e-3
-        z = depth_pred[here] * np.exp(np.average(factor, weights=weight * near))
-        z = np.minimum(z, behind[here])
-        foot, middle = np.quantile(behind[here], FOOT, method="lower"), np.median(z)
-        cut_off = boxes[i, cv2.CC_STAT_TOP] + boxes[i, cv2.CC_STAT_HEIGHT] == len(new)
+    depth_pred = np.maximum(depth_pred, 1e-3)
+    weight = ground * np.where(depth_pred < FAR, 1.0, 0.05) + 1e-9  # no ground: factor 1
+    wrong = weight * np.log(np.where(ground, bg_depth, depth_pred) / depth_pred)
+    weight_sum, wrong_sum = weight.sum(), wrong.sum()
+    depth = np.minimum(depth_pred * np.exp(wrong_sum / weight_sum), np.where(new, behind, np.inf))
+
+    _, things, boxes, _ = cv2.connectedComponentsWithStats(new.astype(np.uint8))
+    by_area = np.argsort(-boxes[1:, cv2.CC_STAT_AREA], kind="stable") + 1  # 0: nothing new
+    span = max(new.shape) // 4 | 1
+    for thing in by_area[:MOST]:
+        left, top, width, height, area = boxes[thing]
+        reach = span // 2 + 1  # beyond it the blur is 0; at the picture's edges it reflects
+        rows = slice(max(0, top - reach), top + height + reach)
+        columns = slice(max(0, left - reach), left + width + reach)
+        around = (rows, columns)
+        here = things[around] == thing
+        near = cv2.blur(here.astype(np.float32), (span, span))
+        factor = (near * wrong[around]).sum() + AFAR * wrong_sum
+        factor /= (near * weight[around]).sum() + AFAR * weight_sum
+        hidden = behind[around][here]
+        z = np.minimum(depth_pred[around][here] * np.exp(factor), hidden)
+        foot = np.quantile(hidden, FOOT, method="lower")
+        middle = np.median(z)
+        cut_off = top + height == len(new)
         standing = not cut_off or foot < middle  # where it is cut off, its feet are nearer still
-        if standing and boxes[i, cv2.CC_STAT_AREA] >= SMALL and np.isfinite(foot):
-            z = z * (foot / middle) ** TRUST
-        depth[here] = np.minimum(z, behind[here])
+        if standing and area >= SMALL and np.isfinite(foot):
+            z = np.minimum(z * (foot / middle) ** TRUST, hidden)
+        depth[around][here] = z
     return np.where(ground, behind, depth)
 
 

@@ -7,16 +7,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from evalib import unet
 from evalib.camera.anchor import anchored
 
-SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
-METRES = 10.0  # of depth 1
 LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; chosen by rooms
-NEAREST = Image.Resampling.NEAREST  # between two depths lies nothing
-SURE = 0.1, 9.9  # metres; beyond them depth is clipped, or a sigmoid's far end
+METRES = 10.0  # of depth 1
+NEAREST_M, FARTHEST_M = 0.1, 9.9  # beyond, depth is clipped, or a sigmoid's far end
+SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
 
 
 class Camera:
@@ -33,12 +32,12 @@ class Camera:
     """
 
     def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = LONG_SIDE) -> None:
-        _check("bg", bg)
+        _check_photo("bg", bg)
         if long_side < unet.MIN_SIZE:
-            raise ValueError(
-                f"long_side is {long_side}, needed {unet.MIN_SIZE} or more: take {LONG_SIDE}"
-            )
-        self.model, self.bg, self.long_side = model, bg, long_side
+            raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more")
+        self.model = model
+        self.bg = bg
+        self.long_side = long_side
         self.scale = 1.0  # of depth; see `calibrate`
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
@@ -54,21 +53,24 @@ class Camera:
         mask_pred, depth_pred = self._look(frame)
         if self.bg_depth is None:
             return mask_pred, depth_pred * self.scale
-        size = frame.shape[1::-1]
-        bg_depth = np.asarray(Image.fromarray(self.bg_depth).resize(size, NEAREST))
-        return mask_pred, anchored(mask_pred, depth_pred, bg_depth).astype(np.float32)
+        nearest = Image.Resampling.NEAREST  # between two depths lies nothing
+        bg_depth = Image.fromarray(self.bg_depth).resize(frame.shape[1::-1], nearest)
+        depth = anchored(mask_pred, depth_pred, np.asarray(bg_depth))
+        return mask_pred, depth.astype(np.float32)
 
     def _look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the network says, at the size of `frame`."""
-        _check("img", frame)
-        _check_proportions(self.bg, frame)
+        _check_photo("img", frame)
+        sizes = _check_proportions(self.bg, "img", frame)
         full = frame.shape[:2]
+        if self.bg.shape[:2] != full:
+            warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=3)
         scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
         size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
         if size not in self._kept:
-            self._kept = {size: (_shrink(self.bg, size), {})}
+            self._kept = {size: (_shrunk(self.bg, size), {})}
         bg, features = self._kept[size]
-        maps = torch.cat(unet.predict(self.model, bg, _shrink(frame, size), features), dim=1)
+        maps = torch.cat(unet.predict(self.model, bg, _shrunk(frame, size), features), dim=1)
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
         return tuple(maps[0].cpu().numpy())
 
@@ -80,13 +82,11 @@ class Camera:
         Raises: ValueError: not such a map, or hardly any of it is known.
         """
         if bg_depth.ndim != 2 or not bg_depth.size:
-            raise ValueError(
-                f"the empty scene's depth is {bg_depth.shape}, needed (H, W) in metres"
-            )
-        _check_proportions(self.bg, bg_depth, "bg_depth")
+            raise ValueError(f"bg_depth is {bg_depth.shape}, needed (H, W) in metres")
+        _check_proportions(self.bg, "bg_depth", bg_depth)
         metres = np.nan_to_num(bg_depth.astype(np.float32), posinf=0, neginf=0)
         if (metres > 0).mean() < 0.05:
-            raise ValueError("less than 5 % of the empty scene's depth is known (more than 0 m)")
+            raise ValueError("less than 5 % of bg_depth is known (more than 0 m)")
         self.bg_depth = metres / METRES
 
     def calibrate(self, x: int, y: int, metres: float) -> float:
@@ -101,15 +101,16 @@ class Camera:
         """
         height, width = self.bg.shape[:2]
         if not (0 <= x < width and 0 <= y < height):
-            needed = f"needed x in 0..{width - 1} and y in 0..{height - 1}"
-            raise ValueError(f"pixel ({x}, {y}) is not in bg, {width}x{height}: {needed}")
+            raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
         if not 0 < metres < math.inf:
             raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
-        seen = METRES * self._look(self.bg)[1][y, x]
-        if not SURE[0] <= seen <= SURE[1]:
+        _, depth_pred = self._look(self.bg)
+        seen = METRES * depth_pred[y, x]
+        if not NEAREST_M <= seen <= FARTHEST_M:
             text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
-            raise ValueError(f"{text}; needed {SURE[0]} to {SURE[1]} m: choose another point")
-        self.scale, self.bg_depth = float(metres / seen), None
+            raise ValueError(f"{text}; needed {NEAREST_M} to {FARTHEST_M} m: choose another point")
+        self.scale = float(metres / seen)
+        self.bg_depth = None
         return self.scale
 
 
@@ -120,23 +121,24 @@ def predict_pair(
     return Camera(model, bg, long_side=long_side)(img)
 
 
-def _check(name: str, photo: np.ndarray) -> None:
+def _check_photo(name: str, photo: np.ndarray) -> None:
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-        got = f"{photo.dtype} {photo.shape}"
-        raise ValueError(f"{name} is {got}, needed uint8 (H, W, 3): read it with load_photo")
+        needed = "needed uint8 (H, W, 3): read it with load_photo"
+        raise ValueError(f"{name} is {photo.dtype} {photo.shape}, {needed}")
 
 
-def _check_proportions(bg: np.ndarray, img: np.ndarray, name: str = "img") -> None:
-    (bg_h, bg_w), (h, w) = bg.shape[:2], img.shape[:2]
+def _check_proportions(bg: np.ndarray, name: str, other: np.ndarray) -> str:
+    """Both sizes as a sentence begins. Raises: ValueError: they are no enlargement of each other"""
+    bg_h, bg_w = bg.shape[:2]
+    h, w = other.shape[:2]
     sizes = f"bg is {bg_w}x{bg_h}, {name} is {w}x{h} (width x height)"
     if abs(bg_w * h / (bg_h * w) - 1) > SAME_ASPECT:
         todo = "take both with one fixed camera and one setting, or crop them to the same view"
         raise ValueError(f"{sizes}: the proportions differ; {todo}")
-    if (bg_h, bg_w) != (h, w) and name == "img":
-        warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=4)
+    return sizes
 
 
-def _shrink(photo: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def _shrunk(photo: np.ndarray, size: tuple[int, int]) -> Tensor:
     # a box filter averages what falls into a pixel, as a sensor does; 8 bits as in training
     small = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BOX)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
