@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from evalib.layers import check, finish, prepare
+from evalib.layers import check, crop, normal, pad
 
 
 class PerTask(nn.Module):
@@ -11,12 +11,13 @@ class PerTask(nn.Module):
 
     def __init__(self, network: type[nn.Module], both: bool = False) -> None:
         super().__init__()
-        channels, self.both = 6 if both else 3, both
+        self.both = both
+        channels = 6 if both else 3
         self.mask, self.depth = network(channels), network(channels)
 
     def forward(self, bg: Tensor, fg_bg: Tensor) -> dict[str, Tensor]:
         """As `Small.forward`."""
         check(bg, fg_bg)
-        shots = [fg_bg, bg] if self.both else [fg_bg]
-        x = torch.cat([prepare(shot, self.mask.STRIDE) for shot in shots], 1)
-        return finish(self.mask(x), self.depth(x), fg_bg)
+        x = torch.cat([fg_bg, bg], 1) if self.both else fg_bg
+        x = normal(pad(x, self.mask.STRIDE))
+        return crop(self.mask(x), self.depth(x), *fg_bg.shape[2:])
