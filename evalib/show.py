@@ -97,7 +97,7 @@ def grid(
     inches = 2.9 if large else 1.3
     size = (inches * right + 1.6, inches * down + 0.4)
     figure, panels = plt.subplots(down, right, figsize=size, layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0)
     for line, (name, images) in zip(panels.T if large else panels, rows.items(), strict=True):
         pictures = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
         style = GREY
