@@ -60,8 +60,7 @@ def boundary_f(pred: Tensor, true: Tensor) -> Tensor:
     a, b = ((1 - o[..., 1:-1, 1:-1]) * F.max_pool2d(o, 3, stride=1) for o in off)  # outlines
     near_a, near_b = (F.max_pool2d(o, 2 * reach + 1, stride=1, padding=reach) for o in (a, b))
     n_a, n_b, hits_a, hits_b = (x.sum((1, 2, 3)) for x in (a, b, a * near_b, b * near_a))  # (B,)
-    p = hits_a / n_a.clamp_min(1)
-    r = hits_b / n_b.clamp_min(1)
+    p, r = hits_a / n_a.clamp_min(1), hits_b / n_b.clamp_min(1)
     return torch.where(n_a + n_b == 0, 1, 2 * p * r / (p + r).clamp_min(1e-12))
 
 
@@ -162,10 +161,8 @@ def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean of every float column, and under n_<column> how many images it counts (NaN is left out).
-
-    A column of nothing but NaN has the mean NaN and the count 0.
-    """
+    """Mean of every float column, and under n_<column> how many images it counts: NaN is left out,
+    and the mean of nothing but NaN is NaN."""
     means = {}
     for name, values in columns.items():
         if values.dtype.kind == "f":

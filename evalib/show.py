@@ -95,8 +95,8 @@ def grid(
     n = len(next(iter(rows.values())))
     down, right = (1, len(rows)) if large else (len(rows), n)
     inches = 2.9 if large else 1.3
-    size = (inches * right + 1.6, inches * down + 0.4)
-    figure, panels = plt.subplots(down, right, figsize=size, layout="constrained", squeeze=False)
+    shape = {"figsize": (inches * right + 1.6, inches * down + 0.4), "layout": "constrained"}
+    figure, panels = plt.subplots(down, right, squeeze=False, **shape)
     figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0)
     for line, (name, images) in zip(panels.T if large else panels, rows.items(), strict=True):
         pictures = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evalib.layers import MIN_SIZE, block, check, crop, double, halved, head, normal, pad, resized
 
-TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which an untrained network answers; of depth it is 0.5
+TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which the untrained network answers; of depth it is .5
 
 
 class Coarse(nn.Module):
