@@ -1,8 +1,8 @@
 """What all our networks are built from: checks, padding, blocks, heads, resizing.
 
-Everything upsamples by nearest neighbour, PixelShuffle or matrix products, whose CUDA gradients are
-deterministic where those of bilinear upsampling are not, so that a resumed run can be bit for bit
-the same on a GPU too.
+Everything upsamples by nearest neighbour, PixelShuffle or matrix products, and pads by joining
+slices: their CUDA gradients are deterministic where those of bilinear upsampling and of padding
+layers are not, so that a resumed run can be bit for bit the same on a GPU too.
 """
 
 import math
@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MIN_SIZE = 16  # pixels, height and width: one cell of `small`'s coarsest features
+MIN_SIZE = 16  # pixels, height and width: one cell of our network's coarsest features
 MEAN, STD = 0.5, 0.25  # fixed, so that a network needs no statistics of the data it meets
-TYPICAL_MASK, TYPICAL_DEPTH = 0.08, 0.5  # means of 5,000 rooms; an untrained `small` says these
 
 double = partial(F.interpolate, scale_factor=2.0, mode="nearest")
 
@@ -28,23 +27,30 @@ def check(bg: Tensor, fg_bg: Tensor, same_batch: bool = True) -> None:
     if bg.shape[2:] != fg_bg.shape[2:] or (same_batch and len(bg) != len(fg_bg)):
         got = f"bg is {tuple(bg.shape)}, fg_bg is {tuple(fg_bg.shape)}"
         raise ValueError(f"{got}, needed one size: resize or crop both photographs alike")
-    if min(fg_bg.shape[2:]) < MIN_SIZE:
-        got = "{}x{}".format(*fg_bg.shape[2:])
-        raise ValueError(f"images are {got}, needed {MIN_SIZE}x{MIN_SIZE} or more: enlarge them")
+    h, w = fg_bg.shape[2:]
+    if min(h, w) < MIN_SIZE:
+        raise ValueError(f"images are {h}x{w}, needed {MIN_SIZE}x{MIN_SIZE} or more: enlarge them")
 
 
-def prepare(image: Tensor, stride: int) -> Tensor:
-    """Normalise, and repeat the last row and column up to a multiple of `stride`."""
+def pad(x: Tensor, stride: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, H, W), multiples of `stride`, by repeating the last row and column."""
     # Two multiples at least: BatchNorm in training needs more than one value per channel.
-    down, right = (max(2, -(-side // stride)) * stride - side for side in image.shape[2:])
-    if down or right:
-        image = F.pad(image, (0, right, 0, down), mode="replicate")
+    rows, columns = (max(2, math.ceil(side / stride)) * stride for side in x.shape[2:])
+    if x.shape[2:] == (rows, columns):
+        return x
+    below = x[:, :, -1:].expand(-1, -1, rows - x.shape[2], -1)
+    x = torch.cat([x, below], 2)
+    right = x[..., -1:].expand(-1, -1, -1, columns - x.shape[3])
+    return torch.cat([x, right], 3)
+
+
+def normal(image: Tensor) -> Tensor:
+    """0..1 to what a network takes, the channels of a pixel beside each other in memory."""
     return ((image - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
 
-def finish(mask: Tensor, depth: Tensor, like: Tensor) -> dict[str, Tensor]:
-    """Cut away what `prepare` added."""
-    h, w = like.shape[2:]
+def crop(mask: Tensor, depth: Tensor, h: int, w: int) -> dict[str, Tensor]:
+    """The answer of a network, (B, 1, h, w) each, without what `pad` added."""
     return {"mask_logits": mask[..., :h, :w], "depth_logits": depth[..., :h, :w]}
 
 
@@ -55,12 +61,14 @@ def block(c_in, c_out, kernel=3, *, stride=1, bias=False, norm=True) -> nn.Seque
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def head(c: int, typical: float = 0.5) -> nn.Sequential:
-    """(B, c, H, W) -> (B, 1, 2H, 2W) logits, whose sigmoid starts at `typical`."""
+def head(c: int, typical: float | None = None) -> nn.Sequential:
+    """(B, c, H, W) -> (B, 1, 2H, 2W) logits, whose sigmoid starts at `typical`, or around .5."""
     last = nn.Conv2d(c, 4, 3, padding=1)  # 4: a pixel of the half size becomes 2x2
-    nn.init.constant_(last.bias, math.log(typical / (1 - typical)))
-    if typical == 0.5:  # a correction, small at first
+    if typical is None:  # as a correction must: small logits at first
+        nn.init.zeros_(last.bias)
         last.weight.data *= 0.1
+    else:
+        nn.init.constant_(last.bias, math.log(typical / (1 - typical)))
     return nn.Sequential(block(c, c), last, nn.PixelShuffle(2))
 
 
@@ -89,10 +97,3 @@ def _weights(n: int, m: int) -> np.ndarray:
 def halved(x: Tensor) -> Tensor:
     """Means of 2x2 pixels; an odd last row or column stands for itself."""
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
-def fill(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Repeat the last row and column up to this size."""
-    if x.shape[2:] == (rows, columns):  # the gradient of padding is not deterministic on CUDA
-        return x
-    return F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2]), mode="replicate")

@@ -1,14 +1,13 @@
 """What training minimises: the terms in MASK and DEPTH, and Loss, a weighted sum of them.
 
 A term is the mean over images of one value per image. Terms and their gradients are finite for
-all finite input: empty or full masks, zero or constant depth, saturated logits. They compute in
-float32 under autocast, and no gradient is non-deterministic on CUDA (hence no padding layers).
+all finite input: empty or full masks, zero or constant depth, saturated logits. No gradient is
+non-deterministic on CUDA (hence no padding layers).
 """
 
 import math
 import re
 from collections.abc import Callable
-from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +16,7 @@ from torch import Tensor
 from evalib.layers import resized
 
 Maps = dict[str, Tensor]
-Term = Callable[[Tensor, Tensor], Tensor]  # pred or logits, target: (B, 1, H, W) each -> ()
-
-
-def _term(function: Term) -> Term:
-    """Refuse shapes that would broadcast, and run `function` in float32 or better."""
-
-    @wraps(function)
-    def term(pred: Tensor, target: Tensor) -> Tensor:
-        if pred.shape != target.shape or pred.ndim != 4 or pred.numel() == 0:
-            shapes = f"a prediction {tuple(pred.shape)} and a target {tuple(target.shape)}"
-            raise ValueError(f"{function.__name__} got {shapes}; needed: one (B, 1, H, W), B > 0")
-        dtype = torch.promote_types(pred.dtype, torch.float32)
-        with torch.autocast(pred.device.type, enabled=False):
-            return function(pred.to(dtype), target.to(dtype))
-
-    return term
+Term = Callable[[Tensor, Tensor], Tensor]  # logits or depth, target: (B, 1, H, W) each -> ()
 
 
 def dice(mask_logits: Tensor, mask: Tensor) -> Tensor:
@@ -41,7 +25,7 @@ def dice(mask_logits: Tensor, mask: Tensor) -> Tensor:
     The added 1 defines the empty case: no foreground and none predicted costs 0.
     Source: Milletari et al. 2016 (V-Net), section 3, without their squares.
     """
-    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1)
+    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1)  # (B, H*W)
     return (1 - (2 * (p * m).sum(1) + 1) / (p.sum(1) + m.sum(1) + 1)).mean()
 
 
@@ -65,32 +49,14 @@ def outline(mask_logits: Tensor, mask: Tensor) -> Tensor:
     return (loss * (1 + 4 * near)).mean()
 
 
-def bce_after_sigmoid(mask_logits: Tensor, mask: Tensor) -> Tensor:
-    """A mistake, kept for notebook 02: a sigmoid, then a loss that applies a sigmoid of its own.
-
-    That one sees 0..1 only: a perfect mask costs .693 a background and .313 a foreground pixel.
-    Gradients are at most half those of bce, and vanish where the network is surely wrong, where
-    bce's are largest. Source: seed 000, "Adding sigmoid worsened output".
-    """
-    return F.binary_cross_entropy_with_logits(mask_logits.sigmoid(), mask)
-
-
-def means(mask_logits: Tensor, mask: Tensor) -> Tensor:
-    """A mistake, kept for notebook 02: the mean is taken before the difference, not after it.
-
-    |mean(p) - mean(m)| of each image asks how much is new, never where: it can reach 0 with any
-    picture of the right area.
-    """
-    return (mask_logits.sigmoid().mean((1, 2, 3)) - mask.mean((1, 2, 3))).abs().mean()
-
-
 def _sobel(image: Tensor) -> Tensor:
     """Sobel magnitude / 4, same shape; the outermost pixels are repeated beyond the frame."""
     image = torch.cat((image[..., :1], image, image[..., -1:]), -1)
     image = torch.cat((image[..., :1, :], image, image[..., -1:, :]), -2)  # (B, 1, H+2, W+2)
-    x, y = image[..., 2:] - image[..., :-2], image[..., 2:, :] - image[..., :-2, :]
+    x = image[..., 2:] - image[..., :-2]  # (B, 1, H+2, W)
     x = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]  # (B, 1, H, W)
-    y = y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]
+    y = image[..., 2:, :] - image[..., :-2, :]  # (B, 1, H, W+2)
+    y = y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]  # (B, 1, H, W)
     return (x.square() + y.square() + 1e-12).sqrt() / 4  # on flat ground sqrt(0) has gradient NaN
 
 
@@ -101,7 +67,7 @@ def huber(depth_pred: Tensor, depth: Tensor) -> Tensor:
 
 def rmse(depth_pred: Tensor, depth: Tensor) -> Tensor:
     """Root mean square of each image's differences; the gradient at a perfect map is 0."""
-    x = (depth_pred - depth).flatten(1)
+    x = (depth_pred - depth).flatten(1)  # (B, H*W)
     return (torch.linalg.vector_norm(x, dim=1) / math.sqrt(x.shape[1])).mean()
 
 
@@ -130,14 +96,13 @@ def ssim(depth_pred: Tensor, depth: Tensor) -> Tensor:
     return (1 - ssim_map(depth_pred, depth).mean()) / 2
 
 
-@_term
 def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
     """Structural similarity, -1..1, a pixel of two (B, 1, H, W) in 0..1; same shape, any size.
 
-    Gaussian window 11 x 11, sigma 1.5; k1 .01, k2 .03, range 1; mirrored at the frame, so that the
-    mean is torchmetrics' (which wants 6 pixels a side). Source: Wang et al. 2004, eq. 13.
+    Gaussian of 11 x 11 pixels, sigma 1.5; k1 .01, k2 .03, range 1; mirrored at the frame, so that
+    the mean is torchmetrics' (which wants 6 pixels a side). Source: Wang et al. 2004, eq. 13.
     """
-    rows, columns = (_window(side, pred) for side in pred.shape[-2:])
+    rows, columns = (_gaussian(side, pred) for side in pred.shape[-2:])  # (H, H), (W, W)
     middle = target.mean((1, 2, 3), keepdim=True)  # E[x^2] - E[x]^2 loses fewer digits near x = 0
     x, y = pred - middle, target - middle
     mx, my, xx, yy, xy = (rows @ image @ columns.mT for image in (x, y, x * x, y * y, x * y))
@@ -146,9 +111,10 @@ def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
     return structure * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
 
 
-def _window(side: int, like: Tensor) -> Tensor:
+def _gaussian(side: int, like: Tensor) -> Tensor:
     """(side, side), row i: the Gaussian around pixel i. 27 x faster than convolving, 64 px, CPU."""
-    offset, pixel = (torch.arange(*ends, device=like.device) for ends in ((-5, 6), (0, side)))
+    offset = torch.arange(-5, 6, device=like.device)
+    pixel = torch.arange(side, device=like.device)
     weight = torch.softmax(-(offset.to(like.dtype) ** 2) / (2 * 1.5**2), 0)
     period = max(2 * (side - 1), 1)
     seen = (pixel[:, None] + offset) % period  # (side, 11)
@@ -156,18 +122,20 @@ def _window(side: int, like: Tensor) -> Tensor:
     return ((seen[:, :, None] == pixel) * weight[:, None]).sum(1)
 
 
-MASK = {"bce": _term(F.binary_cross_entropy_with_logits)}  # log 2 where all logits are 0
-MASK |= {term.__name__: _term(term) for term in (dice, edge, outline, bce_after_sigmoid, means)}
-DEPTH = {"l1": _term(F.l1_loss), "l2": _term(F.mse_loss)}
-DEPTH |= {term.__name__: _term(term) for term in (huber, rmse, berhu, gradient, ssim)}
+MASK: dict[str, Term] = {"bce": F.binary_cross_entropy_with_logits}  # log 2 where all logits are 0
+MASK |= {"dice": dice, "edge": edge, "outline": outline}
+DEPTH: dict[str, Term] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": huber, "rmse": rmse}
+DEPTH |= {"berhu": berhu, "gradient": gradient, "ssim": ssim}
 
 
 class Loss:
     """Weighted sum of terms, as mask="bce+dice", depth="l1+0.5*gradient"; "" trains no such task.
 
+    A term of your own is a function like those above: `losses.MASK["mine"] = mine`, then name it.
     Called with {"mask_logits", "depth_logits"} and {"mask", "depth"}, all (B, 1, H, W); those of
     an untrained task may be missing. Returns the total () and its parts, unweighted and detached,
-    keyed "mask/bce", "depth/l1"... ValueError: a term not known, repeated or misspelt; no term.
+    keyed "mask/bce", "depth/l1"...; all in float32, under autocast too.
+    ValueError: a term not known, repeated or misspelt; no term; shapes that differ.
     """
 
     def __init__(self, mask: str = "bce+dice", depth: str = "l1+0.5*gradient") -> None:
@@ -176,23 +144,35 @@ class Loss:
             raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
 
     def __call__(self, out: Maps, batch: Maps) -> tuple[Tensor, Maps]:
-        total, parts = self._coarse(out, batch), {}
-        for task, known, weights in (("mask", MASK, self.mask), ("depth", DEPTH, self.depth)):
-            for name, weight in weights.items():
-                pred = out[f"{task}_logits"]
-                if task == "depth":  # in float32: half precision has steps of 5 mm to 4 cm here
-                    pred = pred.float().sigmoid()
-                part = known[name](pred, batch[task])
-                total, parts[f"{task}/{name}"] = total + weight * part, part.detach()
+        total = self._coarse(out, batch)
+        parts = {}
+        for name, weight in self.mask.items():
+            part = _value(name, MASK[name], out["mask_logits"].float(), batch["mask"])
+            parts[f"mask/{name}"] = part.detach()
+            total = total + weight * part
+        for name, weight in self.depth.items():
+            depth_pred = out["depth_logits"].float().sigmoid()
+            part = _value(name, DEPTH[name], depth_pred, batch["depth"])
+            parts[f"depth/{name}"] = part.detach()
+            total = total + weight * part
         return total, parts
 
     def _coarse(self, out: Maps, batch: Maps) -> Tensor | float:
         """Half as much for the first stage's own answer, if there is one, at its own size."""
         if "coarse" not in out:
             return 0.0
-        size = next(iter(out["coarse"].values())).shape[2:]
-        targets = {name: resized(batch[name], *size) for name in ("mask", "depth")}
+        h, w = out["coarse"]["mask_logits"].shape[2:]
+        targets = {name: resized(batch[name], h, w) for name in ("mask", "depth") if name in batch}
         return 0.5 * self(out["coarse"], targets)[0]
+
+
+def _value(name: str, term: Term, pred: Tensor, target: Tensor) -> Tensor:
+    """`term` in float32; shapes that would broadcast are refused."""
+    if pred.shape != target.shape or pred.ndim != 4 or pred.numel() == 0:
+        shapes = f"a prediction {tuple(pred.shape)} and a target {tuple(target.shape)}"
+        raise ValueError(f"{name} got {shapes}; needed: one (B, 1, H, W), B > 0")
+    with torch.autocast(pred.device.type, enabled=False):
+        return term(pred, target)
 
 
 def _parse(terms: str, known: dict[str, Term], task: str) -> dict[str, float]:

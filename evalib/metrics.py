@@ -21,6 +21,9 @@ Predictor = Callable[[Batch], tuple[Tensor | None, Tensor | None]]  # -> mask_pr
 
 LARGE = 0.005  # of the picture: smaller masks are reported apart, where a pixel decides
 FLOOR = 1 / 255  # stands for smaller depths in ratios and logarithms: one step of a byte, 4 cm
+LARGE_ONLY = ("iou", "dice", "boundary_f")  # what tables report of masks of LARGE or more
+SHOWN = ("subset", "predictor", "n", "iou", "iou_small", "boundary_f", "false_area")
+SHOWN += ("depth_rmse", "depth_rmse_over_std", "depth_delta1", "fg_depth_rmse")
 
 
 def mask_metrics(mask_pred: Tensor, mask: Tensor, *, threshold: float = 0.5) -> dict[str, Tensor]:
@@ -31,9 +34,10 @@ def mask_metrics(mask_pred: Tensor, mask: Tensor, *, threshold: float = 0.5) -> 
     area_pred, area: share of the picture, 0..1. Area 0 marks images without foreground.
     """
     _check("mask", mask_pred, mask)
-    pred, true = mask_pred > threshold, mask > 0.5
+    pred, true = mask_pred > threshold, mask > 0.5  # (B, 1, H, W) bool
     n_both, n_pred, n_true = (m.flatten(1).sum(1).float() for m in (pred & true, pred, true))
-    empty, n_pixels = n_pred + n_true == 0, true[0].numel()
+    empty = n_pred + n_true == 0  # (B,)
+    n_pixels = true[0].numel()
     return {
         "iou": torch.where(empty, 1, n_both / (n_pred + n_true - n_both)),
         "dice": torch.where(empty, 1, 2 * n_both / (n_pred + n_true)),
@@ -55,7 +59,7 @@ def boundary_f(pred: Tensor, true: Tensor) -> Tensor:
     off = [F.pad(1 - mask.float(), (1, 1, 1, 1), value=1) for mask in (pred, true)]
     a, b = ((1 - o[..., 1:-1, 1:-1]) * F.max_pool2d(o, 3, stride=1) for o in off)  # outlines
     near_a, near_b = (F.max_pool2d(o, 2 * reach + 1, stride=1, padding=reach) for o in (a, b))
-    n_a, n_b, hits_a, hits_b = (x.sum((1, 2, 3)) for x in (a, b, a * near_b, b * near_a))
+    n_a, n_b, hits_a, hits_b = (x.sum((1, 2, 3)) for x in (a, b, a * near_b, b * near_a))  # (B,)
     p, r = hits_a / n_a.clamp_min(1), hits_b / n_b.clamp_min(1)
     return torch.where(n_a + n_b == 0, 1, 2 * p * r / (p + r).clamp_min(1e-12))
 
@@ -115,14 +119,9 @@ def subtraction(batch: Batch, threshold: float = 30 / 255) -> Tensor:
     return (change > threshold).float()
 
 
-def copy_background(batch: Batch) -> Tensor:
-    """(B, 1, H, W) the depth of the empty scene, as if nothing had been put into it."""
-    return batch["bg_depth"]
-
-
 def baseline(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What a network has to beat, as a predictor: `subtraction` and `copy_background`."""
-    return subtraction(batch), copy_background(batch)
+    """What a network has to beat: `subtraction`, and the depth of the scene while it was empty."""
+    return subtraction(batch), batch["bg_depth"]
 
 
 @torch.no_grad()
@@ -150,20 +149,6 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
     return {name: torch.cat([line[name] for line in lines]).cpu().numpy() for name in lines[0]}
 
 
-def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean of every float column, and under n_<column> how many images it counts (NaN is left out).
-
-    A column of nothing but NaN has the mean NaN and the count 0.
-    """
-    means = {}
-    for name, values in columns.items():
-        if values.dtype.kind == "f":
-            known = values[~np.isnan(values)].astype(np.float64)
-            means[name] = float(known.mean()) if known.size else math.nan
-            means[f"n_{name}"] = known.size
-    return means
-
-
 def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of `evaluate` as tables report them: iou, dice, boundary_f of masks of at least
     LARGE of the picture, iou_small of smaller ones, and false_area, what is claimed of a picture
@@ -171,7 +156,20 @@ def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     area = columns["area"]
     only = {name: np.where(area >= LARGE, columns[name], np.nan) for name in LARGE_ONLY}
     only["iou_small"] = np.where((area > 0) & (area < LARGE), columns["iou"], np.nan)
-    return columns | only | {"false_area": np.where(area == 0, columns["area_pred"], np.nan)}
+    only["false_area"] = np.where(area == 0, columns["area_pred"], np.nan)
+    return columns | only
+
+
+def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Mean of every float column, and under n_<column> how many images it counts: NaN is left out,
+    and the mean of nothing but NaN is NaN."""
+    means = {}
+    for name, values in columns.items():
+        if values.dtype.kind == "f":
+            known = values[~np.isnan(values)].astype(np.float64)
+            means[name] = float(known.mean()) if known.size else math.nan
+            means[f"n_{name}"] = known.size
+    return means
 
 
 def score(
@@ -184,21 +182,14 @@ def score(
 def by_subset(
     predictors: dict[str, Predictor], pack, *, batch_size: int = 64, device: str = "cpu"
 ) -> list[dict]:
-    """One row per subset of `pack.split()` and predictor, `baseline` last: the `summary` of
-    its `protocol`."""
+    """`score` of each predictor, `baseline` last, a row for each subset that the pack has."""
     table = []
     for subset, rows in pack.split().items():
-        if not len(rows):
-            continue
         for name, predictor in {**predictors, "baseline": baseline}.items():
-            scores = score(predictor, pack, rows, batch_size=batch_size, device=device)
-            table.append({"subset": subset, "predictor": name, "n": len(rows)} | scores)
+            if len(rows):
+                scores = score(predictor, pack, rows, batch_size=batch_size, device=device)
+                table.append({"subset": subset, "predictor": name, "n": len(rows)} | scores)
     return table
-
-
-LARGE_ONLY = ("iou", "dice", "boundary_f")
-SHOWN = ("subset", "predictor", "n", "iou", "iou_small", "boundary_f", "false_area")
-SHOWN += ("depth_rmse", "depth_rmse_over_std", "depth_delta1", "fg_depth_rmse")
 
 
 def format_table(rows: list[dict], columns: Iterable[str] = SHOWN) -> str:

@@ -9,27 +9,24 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from evalib import camera
 from evalib.camera import METRES
 
-RGB, GREY = {}, {"cmap": "gray", "vmin": 0, "vmax": 1}
+GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 DEPTH = {"cmap": "viridis", "vmin": 0, "vmax": METRES}
 DEPTH_ERROR = {"cmap": "RdBu_r", "vmin": -2, "vmax": 2}
+FOUND, INVENTED, MISSED = (0.2, 0.75, 0.3), (0.9, 0.2, 0.2), (0.25, 0.45, 1.0)
 
 
 def samples(batch: dict[str, Tensor], n: int = 6, title: str = "") -> Figure:
     """bg, fg_bg, mask, and depth in grey and in colour of the first `n` samples, one a column."""
-    rows = [
-        ("bg", _rgb(batch["bg"]), RGB),
-        ("fg_bg", _rgb(batch["fg_bg"]), RGB),
-        ("mask", _map(batch["mask"]), GREY),
-        ("depth, grey", _map(batch["depth"]), GREY),
-        ("depth, m", _map(batch["depth"]) * METRES, DEPTH),
-    ]
-    return _grid([(name, images[:n], style) for name, images, style in rows], title)
+    rows = {name: batch[name][:n] for name in ("bg", "fg_bg", "mask")}
+    depth = batch["depth"][:n]
+    return grid(rows | {"depth, grey": depth, "depth, m": depth}, title)
 
 
 def predictions(
@@ -39,43 +36,97 @@ def predictions(
     captions: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """Inputs, truth, prediction and error of each sample, one a column.
-
-    The mask error is green where found, red where invented, blue where missed.
-    """
-    depth, pred = _map(batch["depth"]) * METRES, _map(depth_pred) * METRES
-    rows = [
-        ("bg", _rgb(batch["bg"]), RGB),
-        ("fg_bg", _rgb(batch["fg_bg"]), RGB),
-        ("mask predicted", _map(mask_pred), GREY),
-        ("mask error", mask_error(_map(mask_pred) > 0.5, _map(batch["mask"]) > 0.5), RGB),
-        ("depth true, m", depth, DEPTH),
-        ("depth predicted, m", pred, DEPTH),
-        ("depth error, m", pred - depth, DEPTH_ERROR),
-    ]
-    return _grid(rows, title, captions)
+    """Inputs, truth, prediction and error of each sample, one a column."""
+    rows = {
+        "bg": batch["bg"],
+        "fg_bg": batch["fg_bg"],
+        "mask predicted": mask_pred,
+        "mask error": mask_error(mask_pred, batch["mask"]),
+        "depth true, m": batch["depth"],
+        "depth predicted, m": depth_pred,
+        "depth error, m": depth_pred - batch["depth"],
+    }
+    return grid(rows, title, captions)
 
 
 def masks(batch: dict[str, Tensor], preds: dict[str, Tensor], title: str) -> Figure:
     """fg_bg, the true mask and each named prediction (B, 1, H, W) below one another."""
-    rows = [("fg_bg", _rgb(batch["fg_bg"]), RGB), ("mask", _map(batch["mask"]), GREY)]
-    return _grid(rows + [(name, _map(pred), GREY) for name, pred in preds.items()], title)
+    return grid({"fg_bg": batch["fg_bg"], "mask": batch["mask"], **preds}, title)
 
 
 def depths(batch: dict[str, Tensor], preds: dict[str, Tensor], title: str) -> Figure:
     """fg_bg, the true depth and each named prediction (B, 1, H, W) below one another, in metres."""
-    maps = {"depth true, m": batch["depth"], **preds}
-    rows = [(name, _map(depth) * METRES, DEPTH) for name, depth in maps.items()]
-    return _grid([("fg_bg", _rgb(batch["fg_bg"]), RGB), *rows], title)
+    rows = {"fg_bg": batch["fg_bg"], "depth true, m": batch["depth"]}
+    return grid(rows | {f"{name}, m": pred for name, pred in preds.items()}, title)
 
 
-def mask_error(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(..., H, W) bool, twice -> (..., H, W, 3): green found, red invented, blue missed."""
-    colour = np.full((*pred.shape, 3), 0.1)
-    colour[pred & true] = (0.2, 0.75, 0.3)
-    colour[pred & ~true] = (0.9, 0.2, 0.2)
-    colour[~pred & true] = (0.25, 0.45, 1.0)
-    return colour
+def row(batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor, title: str = "") -> Figure:
+    """The first sample of a batch, large: inputs, mask error, true and predicted depth."""
+    columns = {
+        "bg": batch["bg"],
+        "fg_bg": batch["fg_bg"],
+        "mask error": mask_error(mask_pred, batch["mask"]),
+        "depth true, m": batch["depth"],
+        "depth predicted, m": depth_pred,
+    }
+    return grid({name: images[:1] for name, images in columns.items()}, title, large=True)
+
+
+def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray) -> Figure:
+    """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row."""
+    mask_pred, depth_pred = camera.predict_pair(model, bg, img)  # (H, W) each
+    columns = {
+        "empty scene": torch.from_numpy(bg).permute(2, 0, 1) / 255,
+        "with something new": torch.from_numpy(img).permute(2, 0, 1) / 255,
+        "new, probability": torch.from_numpy(mask_pred)[None],
+        "depth, m": torch.from_numpy(depth_pred)[None],
+    }
+    return grid({name: image[None] for name, image in columns.items()}, large=True)
+
+
+def grid(
+    rows: dict[str, Tensor], title: str = "", captions: Sequence[str] = (), *, large: bool = False
+) -> Figure:
+    """A row of pictures, with captions above, for each name; `large`: one each, side by side.
+
+    Images are (B, 3, H, W), maps (B, 1, H, W), in 0..1. Maps whose names end in "error, m" or
+    ", m" are drawn as errors or depth in metres beside a colour bar, others in grey.
+    """
+    n = len(next(iter(rows.values())))
+    down, right = (1, len(rows)) if large else (len(rows), n)
+    inches = 2.9 if large else 1.3
+    shape = {"figsize": (inches * right + 1.6, inches * down + 0.4), "layout": "constrained"}
+    figure, panels = plt.subplots(down, right, squeeze=False, **shape)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0)
+    for line, (name, images) in zip(panels.T if large else panels, rows.items(), strict=True):
+        pictures = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+        style = GREY
+        if name.endswith(", m"):
+            pictures = pictures * METRES
+            style = DEPTH_ERROR if name.endswith("error, m") else DEPTH
+        for axes, picture in zip(line, pictures, strict=True):
+            drawn = axes.imshow(picture, **style)  # which has no effect on colours
+            axes.set(xticks=[], yticks=[])
+        if large:
+            line[0].set_title(name, fontsize=10)
+        else:
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        if style is not GREY:
+            figure.colorbar(drawn, cax=line[-1].inset_axes([1.06, 0, 0.07, 1]))
+    for axes, caption in zip(panels[0], captions, strict=False):
+        axes.set_title(caption, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def mask_error(mask_pred: Tensor, mask: Tensor) -> Tensor:
+    """(B, 1, H, W) twice -> (B, 3, H, W): green where found, red where invented, blue if missed."""
+    pred, true = mask_pred > 0.5, mask > 0.5
+    colours = torch.full_like(mask, 0.1).repeat(1, 3, 1, 1)
+    for where, colour in ((pred & true, FOUND), (pred & ~true, INVENTED), (~pred & true, MISSED)):
+        colours = torch.where(where, colours.new_tensor(colour).view(3, 1, 1), colours)
+    return colours
 
 
 def histograms(values: dict[str, np.ndarray], x_label: str, title: str, **style) -> Figure:
@@ -121,6 +172,23 @@ def curves(
     return _done(figure)
 
 
+def training_curves(history: list[dict], title: str) -> Figure:
+    """Loss, mask IoU and depth RMSE of the rows logged so far; what no row has gets no panel."""
+    names = sorted({name for row in history for name in row})
+    panels = {
+        "loss": ["loss"],
+        "mask IoU": [n for n in names if n.endswith("_iou")],
+        "depth RMSE, m": [n for n in names if n.endswith("_depth_rmse") and "_fg_" not in n],
+    }
+    panels = {label: group for label, group in panels.items() if group}
+    drawn = [name for group in panels.values() for name in group]
+    columns = {
+        n: np.array([row.get(n, np.nan) for row in history], float) for n in ["step", *drawn]
+    }
+    columns |= {n: columns[n] * METRES for n in drawn if n.endswith("_depth_rmse")}
+    return curves(columns, panels, title)
+
+
 def range_test(results: dict[str, tuple[np.ndarray, np.ndarray]], chosen: float) -> Figure:
     """Smoothed loss over the learning rate for each named test, and the rate we take."""
     figure, axes = plt.subplots(figsize=(6, 3.2))
@@ -152,64 +220,6 @@ def time_shares(seconds: dict[str, float], title: str) -> Figure:
     axes.bar_label(bars, [f" {seconds[name]:.1f} s" for name in names])
     axes.set(xlabel="share of the time, %", title=title, xlim=(0, 108))
     return _done(figure)
-
-
-def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray) -> Figure:
-    """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row."""
-    mask_pred, depth_pred = camera.predict_pair(model, bg, img)
-    columns = [("empty scene", bg, RGB), ("with something new", img, RGB)]
-    columns += [("new, probability", mask_pred, GREY), ("depth, m", depth_pred * METRES, DEPTH)]
-    return _row(columns, "")
-
-
-def row(batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor, title: str = "") -> Figure:
-    """The first sample of a batch, large: inputs, mask error, true and predicted depth."""
-    error = mask_error(_map(mask_pred) > 0.5, _map(batch["mask"]) > 0.5)
-    columns = [("bg", _rgb(batch["bg"])[0], RGB), ("fg_bg", _rgb(batch["fg_bg"])[0], RGB)]
-    columns += [("mask error", error[0], RGB)]
-    columns += [("depth true, m", _map(batch["depth"])[0] * METRES, DEPTH)]
-    columns += [("depth predicted, m", _map(depth_pred)[0] * METRES, DEPTH)]
-    return _row(columns, title)
-
-
-def _row(columns: list, title: str) -> Figure:
-    figure, axes = plt.subplots(1, len(columns), figsize=(2.9 * len(columns), 3))
-    for ax, (name, image, style) in zip(axes, columns, strict=True):
-        drawn = ax.imshow(image, **style)
-        ax.set_title(name, fontsize=10)
-        ax.axis("off")
-        if style is DEPTH:
-            figure.colorbar(drawn, cax=ax.inset_axes([1.04, 0, 0.05, 1]))
-    figure.suptitle(title)
-    return _done(figure)
-
-
-def _rgb(images: Tensor) -> np.ndarray:
-    return images.detach().float().cpu().permute(0, 2, 3, 1).clamp(0, 1).numpy()
-
-
-def _map(maps: Tensor) -> np.ndarray:
-    return maps.detach().float().cpu()[:, 0].numpy()
-
-
-def _grid(rows: list, title: str, captions: Sequence[str] = ()) -> Figure:
-    """One row of pictures for each (name, images, style), with a colour bar for metres."""
-    n = len(rows[0][1])
-    shape = {"figsize": (1.3 * n + 1.6, 1.3 * len(rows) + 0.4), "squeeze": False}
-    figure, grid = plt.subplots(len(rows), n, layout="constrained", **shape)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    for axes, (name, images, style) in zip(grid, rows, strict=True):
-        for ax, image in zip(axes, images, strict=True):
-            drawn = ax.imshow(image, **style)
-            ax.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        if style in (DEPTH, DEPTH_ERROR):
-            figure.colorbar(drawn, cax=axes[-1].inset_axes([1.06, 0, 0.07, 1]))
-    for ax, caption in zip(grid[0], captions, strict=False):
-        ax.set_title(caption, fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    plt.close(figure)
-    return figure
 
 
 def _done(figure: Figure) -> Figure:

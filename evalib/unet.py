@@ -6,26 +6,15 @@ Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff,
 PixelShuffle, Shi et al. 2016.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalib.layers import (
-    MIN_SIZE,
-    TYPICAL_DEPTH,
-    TYPICAL_MASK,
-    block,
-    check,
-    double,
-    fill,
-    finish,
-    halved,
-    head,
-    prepare,
-    resized,
-)
+from evalib.layers import MIN_SIZE, block, check, crop, double, halved, head, normal, pad, resized
+
+TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which the untrained network answers; of depth it is .5
 
 
 class Coarse(nn.Module):
@@ -39,42 +28,32 @@ class Coarse(nn.Module):
 
     STRIDE = 16
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64), trunk: int = 96) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        finer, coarser = (3, *widths[:-1]), (*widths[1:], trunk)
-        folded = (24, 0, 0)  # 2x2 pixels of 3 colours, absolute and signed, at 1/2 only
-        scales = list(zip(finer, widths, coarser, folded, strict=True))
-        self.width = widths[0]
-        self.encoder = nn.ModuleList(block(fine, c, stride=2) for fine, c, _, _ in scales)
-        self.mix = nn.ModuleList(block(2 * c + extra, c, 1) for _, c, _, extra in scales)
-        blocks = [block(trunk, trunk) for _ in range(2)]
-        self.trunk = nn.Sequential(block(widths[-1], trunk, stride=2), *blocks)
-        self.context = nn.Linear(trunk, trunk)
-        self.lateral = nn.ModuleList(nn.Conv2d(coarse, c, 1) for _, c, coarse, _ in scales)
-        self.smooth = nn.ModuleList([nn.Identity(), *(block(c, c) for c in widths[1:])])
-        self.mask_head = head(widths[0], TYPICAL_MASK)
-        self.depth_head = head(widths[0], TYPICAL_DEPTH)
+        scales = [block(3, 16, stride=2), block(16, 32, stride=2), block(32, 64, stride=2)]
+        self.encoder = nn.ModuleList(scales)
+        # 24: the images' difference, 2x2 pixels of 3 colours, absolute and signed
+        self.mix = nn.ModuleList([block(32 + 24, 16, 1), block(64, 32, 1), block(128, 64, 1)])
+        blocks = [block(96, 96), block(96, 96)]
+        self.trunk = nn.Sequential(block(64, 96, stride=2), *blocks)
+        self.context = nn.Linear(96, 96)
+        laterals = [nn.Conv2d(32, 16, 1), nn.Conv2d(64, 32, 1), nn.Conv2d(96, 64, 1)]
+        self.lateral = nn.ModuleList(laterals)
+        self.smooth = nn.ModuleList([nn.Identity(), block(32, 32), block(64, 64)])
+        self.mask_head = head(16, TYPICAL_MASK)
+        self.depth_head = head(16)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """(B, widths[i], h, w) at 1/2, 1/4 and 1/8 of the padded size, of a shot (B, 3, H, W)."""
-        x, features = prepare(image, self.STRIDE), []
-        for scale in self.encoder:
-            x = scale(x)
-            features.append(x)
-        return features
-
-    def forward(
-        self, difference: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features at 1/2, and the logits of both maps, from what `encode` gave for both shots."""
-        parts = [[f, (f - f_bg).abs()] for f, f_bg in pairs]
-        parts[0].append(F.pixel_unshuffle(prepare(difference, self.STRIDE), 2))
-        mixed = [mix(torch.cat(p, 1)) for mix, p in zip(self.mix, parts, strict=True)]
-        y = self.trunk(mixed[-1])
+    def forward(self, bg, fg_bg, light, bg_features) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features (B, 16, h / 2, w / 2) and the logits of both maps, of shots (B, 3, h, w)."""
+        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features)
+        mixed = [mix(torch.cat(part, 1)) for mix, part in zip(self.mix, parts, strict=True)]
+        y = self.trunk(mixed[-1])  # (B, 96, H / 16, W / 16) of the padded size
         y = y + self.context(y.mean((2, 3)))[:, :, None, None]  # the room as a whole, for depth
         for i in (2, 1, 0):
-            y = self.smooth[i](mixed[i] + double(self.lateral[i](y)))
-        return y, finish(self.mask_head(y), self.depth_head(y), difference)
+            y = self.smooth[i](mixed[i] + double(self.lateral[i](y)))  # twice the size each time
+        h, w = fg_bg.shape[2:]
+        out = crop(self.mask_head(y), self.depth_head(y), h, w)
+        return y[..., : (h + 1) // 2, : (w + 1) // 2], out
 
 
 class Small(nn.Module):
@@ -91,29 +70,28 @@ class Small(nn.Module):
 
     STRIDE, COARSE = 8, 64
 
-    def __init__(self, widths: Sequence[int] = (16, 24)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        a, b = widths
         self.coarse = Coarse()
-        known = self.coarse.width + 2  # its features and both maps
-        self.encoder = nn.ModuleList([block(3, a, stride=2), block(a, b, stride=2)])
-        self.mix = nn.ModuleList([block(2 * a + 24 + known, a, 1), block(2 * b + known, b, 1)])
-        self.at_quarter = nn.Sequential(block(b, b), block(b, b))
-        self.lateral = nn.Conv2d(b, a, 1)
-        self.at_half = block(a, a)
-        self.mask_head, self.depth_head = head(a), head(a)
+        known = 16 + 2  # the first stage's features and both maps
+        self.encoder = nn.ModuleList([block(3, 16, stride=2), block(16, 24, stride=2)])
+        self.mix = nn.ModuleList([block(32 + 24 + known, 16, 1), block(48 + known, 24, 1)])
+        self.at_quarter = nn.Sequential(block(24, 24), block(24, 24))
+        self.lateral = nn.Conv2d(24, 16, 1)
+        self.at_half = block(16, 16)
+        self.mask_head = head(16)
+        self.depth_head = head(16)
 
     def encode(self, bg: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What a background (B, 3, H, W) costs, to keep where many `fg_bg` share it."""
         small = self._shrunk(bg)
-        features = {"small": small, "coarse": self.coarse.encode(small)}
-        return features | {"fine": self._fine(bg) if small is not bg else []}
+        kept = {"small": small, "coarse": _encode(self.coarse.encoder, pad(small, Coarse.STRIDE))}
+        if max(bg.shape[2:]) > self.COARSE:
+            kept["fine"] = _encode(self.encoder, pad(bg, self.STRIDE))
+        return kept
 
     def forward(
-        self,
-        bg: Tensor,
-        fg_bg: Tensor,
-        bg_features: dict[str, Tensor | list[Tensor]] | None = None,
+        self, bg: Tensor, fg_bg: Tensor, bg_features: dict[str, Tensor | list[Tensor]] | None = None
     ) -> dict[str, Tensor | dict[str, Tensor]]:
         """Logits of both maps.
 
@@ -125,43 +103,27 @@ class Small(nn.Module):
         Raises: ValueError: not such images, two different sizes, or smaller than MIN_SIZE.
         """
         check(bg, fg_bg, same_batch=bg_features is None)
-        small, n = self._shrunk(fg_bg), len(fg_bg)
-        if bg_features is None:  # one pass, so that BatchNorm sees both shots as one set
-            small_bg = self._shrunk(bg)
-            pairs = [f.split(n) for f in self.coarse.encode(torch.cat([small, small_bg]))]
-        else:
-            small_bg = bg_features["small"]
-            pairs = zip(self.coarse.encode(small), bg_features["coarse"], strict=True)
-        gain, offset = _lighting(small_bg, small)
-        y, out = self.coarse(_difference(small_bg, small, gain, offset), pairs)
-        if small is fg_bg:
-            return out
-        if bg_features is None:
-            pairs = [f.split(n) for f in self._fine(torch.cat([fg_bg, bg]))]
-        else:
-            pairs = zip(self._fine(fg_bg), bg_features["fine"], strict=True)
-        return self._refine(_difference(bg, fg_bg, gain, offset), pairs, y, out)
+        kept = bg_features or {"small": self._shrunk(bg)}
+        small = self._shrunk(fg_bg)
+        light = _lighting(kept["small"], small)
+        y, coarse = self.coarse(kept["small"], small, light, kept.get("coarse"))
+        if max(fg_bg.shape[2:]) <= self.COARSE:
+            return coarse
+        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, kept.get("fine"))
+        return self._corrected(coarse, y, parts, *fg_bg.shape[2:])
 
-    def _refine(self, difference, pairs, y: Tensor, coarse: dict[str, Tensor]) -> dict:
-        """Corrections to the first stage's maps, at 1/2 from both scales of the second."""
-        h, w = difference.shape[2:]
+    def _corrected(self, coarse: dict[str, Tensor], y: Tensor, parts: list, h: int, w: int) -> dict:
+        """The first stage's maps at full size, corrected at 1/2 from both scales of the second."""
         maps = resized(torch.cat([coarse["mask_logits"], coarse["depth_logits"]], 1), h, w)
-        rows, columns = (-(-side // 2) for side in coarse["mask_logits"].shape[2:])
-        known = resized(y[..., :rows, :columns], -(-h // 2), -(-w // 2))
-        folded = F.pixel_unshuffle(prepare(difference, self.STRIDE), 2)
-        known = fill(torch.cat([known, halved(maps)], 1), *folded.shape[2:])
-        (half, half_bg), (quarter, quarter_bg) = pairs
-        parts = [quarter, (quarter - quarter_bg).abs(), F.avg_pool2d(known, 2)]
-        z = self.at_quarter(self.mix[1](torch.cat(parts, 1)))
-        parts = [half, (half - half_bg).abs(), folded, known]
-        x = self.at_half(self.mix[0](torch.cat(parts, 1)) + double(self.lateral(z)))
-        out = finish(self.mask_head(x), self.depth_head(x), difference)
-        mask, depth = out["mask_logits"] + maps[:, :1], out["depth_logits"] + maps[:, 1:]
+        y = resized(y, (h + 1) // 2, (w + 1) // 2)
+        known = pad(torch.cat([y, halved(maps)], 1), self.STRIDE // 2)  # (B, 18, H / 2, W / 2)
+        half = self.mix[0](torch.cat([*parts[0], known], 1))  # (B, 16, H / 2, W / 2)
+        quarter = self.mix[1](torch.cat([*parts[1], F.avg_pool2d(known, 2)], 1))
+        quarter = self.at_quarter(quarter)  # (B, 24, H / 4, W / 4)
+        half = self.at_half(half + double(self.lateral(quarter)))
+        mask = self.mask_head(half)[..., :h, :w] + maps[:, :1]  # (B, 1, h, w)
+        depth = self.depth_head(half)[..., :h, :w] + maps[:, 1:]
         return {"mask_logits": mask, "depth_logits": depth, "coarse": coarse}
-
-    def _fine(self, image: Tensor) -> list[Tensor]:
-        half = self.encoder[0](prepare(image, self.STRIDE))
-        return [half, self.encoder[1](half)]
 
     def _shrunk(self, image: Tensor) -> Tensor:
         """The whole image at COARSE pixels on its long side; a smaller one as it is."""
@@ -169,8 +131,31 @@ class Small(nn.Module):
         if max(h, w) <= self.COARSE:
             return image
         scale = self.COARSE / max(h, w)
-        rows, columns = (min(side, max(MIN_SIZE, round(side * scale))) for side in (h, w))
-        return resized(image, rows, columns)
+        return resized(image, *(max(MIN_SIZE, round(side * scale)) for side in (h, w)))
+
+
+def _encode(encoder: nn.ModuleList, image: Tensor) -> list[Tensor]:
+    """A padded shot (B, 3, H, W) at each scale of `encoder`, 1/2 and coarser."""
+    x = normal(image)
+    features = []
+    for scale in encoder:
+        x = scale(x)
+        features.append(x)
+    return features
+
+
+def _evidence(encoder, stride: int, bg, fg_bg, light, bg_features) -> list[list[Tensor]]:
+    """[f_fg_bg, |f_fg_bg - f_bg|] of each scale; of the finest, 1/2, the images' difference too."""
+    bg, fg_bg = pad(bg, stride), pad(fg_bg, stride)  # (B, 3, H, W)
+    if bg_features is None:  # one pass, so that BatchNorm sees both shots as one set
+        both = _encode(encoder, torch.cat([fg_bg, bg]))
+        pairs = [f.split(len(fg_bg)) for f in both]
+    else:
+        pairs = zip(_encode(encoder, fg_bg), bg_features, strict=True)
+    parts = [[f, (f - f_bg).abs()] for f, f_bg in pairs]
+    difference = normal(_difference(bg, fg_bg, *light))
+    parts[0].append(F.pixel_unshuffle(difference, 2))  # (B, 24, H / 2, W / 2)
+    return parts
 
 
 def _difference(bg: Tensor, fg_bg: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -180,23 +165,24 @@ def _difference(bg: Tensor, fg_bg: Tensor, gain: Tensor, offset: Tensor) -> Tens
 
 
 @torch.no_grad()
-def _lighting(bg: Tensor, fg_bg: Tensor, rounds: int = 2) -> tuple[Tensor, Tensor]:
+def _lighting(bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and offset (B, 3, 1, 1) of each colour that light `bg` as `fg_bg` is lit.
 
     Least squares over means of 4x4 pixels; then, twice, with small weights where that does not fit:
     what is new must not count. Source: Holland & Welsch 1977, iteratively reweighted least squares.
     """
     with torch.autocast(bg.device.type, enabled=False):
-        b, f = (F.avg_pool2d(x, 4, ceil_mode=True).flatten(2) for x in (bg, fg_bg))
+        b, f = (F.avg_pool2d(x, 4, ceil_mode=True).flatten(2) for x in (bg, fg_bg))  # (B, 3, n)
         gain = f.mean(2, keepdim=True) / b.mean(2, keepdim=True).clamp(min=1e-3)
         offset = torch.zeros_like(gain)
-        for _ in range(rounds):
+        for _ in range(2):
             miss = (f - gain * b - offset).abs().amax(1, keepdim=True)  # (B, 1, n)
             middle = (miss.shape[2] - 1) // 2  # the median, in operations that ONNX has, too
-            usual = miss.sort(2).values[..., middle, None].clamp(min=0.01)
+            usual = miss.sort(2).values[..., middle, None].clamp(min=0.01)  # (B, 1, 1)
             weight = 1 / (1 + (miss / (2 * usual)) ** 2) ** 2
             weight = weight / weight.sum(2, keepdim=True)
-            b_mean, f_mean = ((weight * x).sum(2, keepdim=True) for x in (b, f))
+            b_mean = (weight * b).sum(2, keepdim=True)  # (B, 3, 1)
+            f_mean = (weight * f).sum(2, keepdim=True)
             spread = (weight * (b - b_mean) ** 2).sum(2, keepdim=True)
             together = (weight * (b - b_mean) * (f - f_mean)).sum(2, keepdim=True)
             plain = f_mean / b_mean.clamp(min=0.02)  # what an even wall gives no evidence against
@@ -215,7 +201,8 @@ def predict(
     of the model, the maps come back to theirs. `kept`, empty at first, stays with one `bg`: its
     features are put there, if the network has any, and used again.
     """
-    was_training, home = model.training, bg.device
+    home = bg.device
+    was_training = model.training
     device = next((p.device for p in model.parameters()), home)
     bg, fg_bg = bg.to(device), fg_bg.to(device)
     model.eval()
@@ -225,8 +212,9 @@ def predict(
         logits = model(bg, fg_bg, **(kept or {}))
     finally:
         model.train(was_training)
-    mask, depth = (logits[f"{task}_logits"].float().sigmoid() for task in ("mask", "depth"))
-    return mask.to(home), depth.to(home)
+    mask_pred = logits["mask_logits"].float().sigmoid()
+    depth_pred = logits["depth_logits"].float().sigmoid()
+    return mask_pred.to(home), depth_pred.to(home)
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

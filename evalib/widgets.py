@@ -1,14 +1,14 @@
 """What notebook 05 lets a person do: move sliders, upload two photographs, or take them on Colab.
 
-All of it needs somebody at a running notebook. Without ipywidgets a sentence says so, and without
-a kernel only the pictures are left that the notebook draws beside it.
+All of it needs somebody at a running notebook. Without a kernel only the pictures are left that
+the notebook draws beside it.
 """
 
 import base64
 import re
 from collections.abc import Callable
-from types import ModuleType
 
+import ipywidgets
 import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -56,13 +56,11 @@ CAMERA = """
 
 def explorer(draw: Callable[[int, float], Figure], n: int) -> None:
     """Sliders over `n` samples and the mask threshold; `draw(sample, threshold)` is the picture."""
-    if (widgets := _widgets()) is None:
-        return
-    options = {"continuous_update": False}  # draw where a slider is let go, not on its way
-    sample = widgets.IntSlider(0, 0, n - 1, description="sample", **options)
-    threshold = widgets.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, **options)
-    threshold.description = "threshold"
-    widgets.interact(lambda s, t: display(draw(s, t)), s=sample, t=threshold)
+    sample = ipywidgets.IntSlider(0, 0, n - 1, description="sample")
+    threshold = ipywidgets.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold")
+    for slider in (sample, threshold):
+        slider.continuous_update = False  # draw where it is let go, not on its way
+    ipywidgets.interact(lambda s, t: display(draw(s, t)), s=sample, t=threshold)
 
 
 def own_photos(model: nn.Module, *, camera: bool = False) -> object:
@@ -70,7 +68,7 @@ def own_photos(model: nn.Module, *, camera: bool = False) -> object:
 
     Input: camera: on Colab, take them with the browser's camera. Where that gives none, or without
         it, there are two upload buttons, and the prediction appears below once both are used.
-    Returns: a figure, or a widget, or None without ipywidgets.
+    Returns: a figure, or a widget.
     """
     if camera and not colab.on_colab():
         print("The browser's camera can be used on Colab only; upload two photographs instead.")
@@ -79,8 +77,7 @@ def own_photos(model: nn.Module, *, camera: bool = False) -> object:
             return show.pair(model, *take_photos())
         except ValueError as error:
             print(f"{error}; or upload two photographs.")
-    widgets = _widgets()
-    return widgets and _uploads(widgets, model)
+    return _uploads(model)
 
 
 def take_photos() -> tuple[np.ndarray, np.ndarray]:
@@ -107,38 +104,30 @@ def _jpeg(url: str) -> bytes:
     return base64.b64decode(match[1])
 
 
-def _widgets() -> ModuleType | None:
-    try:
-        import ipywidgets
-    except ImportError as error:
-        print(f"No sliders and buttons here ({error}): pip install ipywidgets")
-        return None
-    return ipywidgets
-
-
-def _uploads(widgets: ModuleType, model: nn.Module) -> object:
+def _uploads(model: nn.Module) -> ipywidgets.Widget:
     """Two upload buttons; once both pictures are there, the prediction appears below them."""
-    uploads = [widgets.FileUpload(accept="image/*", description=d) for d in ("empty", "with new")]
-    out = widgets.Output()
+    empty = ipywidgets.FileUpload(accept="image/*", description="empty")
+    new = ipywidgets.FileUpload(accept="image/*", description="with new")
+    out = ipywidgets.Output()
 
     def update(_) -> None:
-        data = [_uploaded(upload) for upload in uploads]
-        if not all(data):
+        photos = _uploaded(empty), _uploaded(new)
+        if None in photos:
             return
         out.clear_output(wait=True)
         with out:
             try:
-                display(show.pair(model, *map(cameras.load_photo, data)))
+                display(show.pair(model, *map(cameras.load_photo, photos)))
             except ValueError as error:
                 print(error)
 
-    for upload in uploads:
+    for upload in (empty, new):
         upload.observe(update, names="value")
-    return widgets.VBox([widgets.HBox(uploads), out])
+    return ipywidgets.VBox([ipywidgets.HBox([empty, new]), out])
 
 
 def _uploaded(upload: object) -> bytes | None:
     """The bytes of the last upload: ipywidgets 8 gives a tuple of dicts, 7 a dict by file name."""
     value = upload.value
-    files = list(value.values()) if isinstance(value, dict) else list(value)
+    files = list(value.values() if isinstance(value, dict) else value)
     return bytes(files[-1]["content"]) if files else None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from evalib.config import Config
 from evalib.losses import DEPTH, MASK, Loss, ssim_map
 
 BIG = 40.0  # a logit whose sigmoid is 0 or 1 in float32
@@ -35,10 +36,6 @@ HAND_WORKED_MASK = [  # name, probabilities, mask, answer
     ("edge", image([0, 0, 0], [0, 1, 0], [0, 0, 0]), torch.zeros(1, 1, 3, 3), (2 + 2**0.5) / 9),
     ("outline", image([0.5, 0.5]), image([1, 1]), math.log(2)),  # no outline: bce
     ("outline", image([0.5] * 8), image([0, 0, 0, 0, 0, 0, 1, 1]), (4 * 5 + 4) / 8 * math.log(2)),
-    ("bce_after_sigmoid", image([0, 0]), image([0, 0]), math.log(2)),
-    ("bce_after_sigmoid", image([1, 1]), image([1, 1]), math.log(1 + math.exp(-1))),
-    ("means", image([1, 0]), image([0, 1]), 0),  # the right area in the wrong place
-    ("means", image([1, 0.5]), image([0, 1]), 0.25),
 ]
 HAND_WORKED_DEPTH = [  # name, depth_pred, depth, answer
     ("l1", image([0.1, 0.5]), image([0.3, 0.2]), 0.25),
@@ -110,7 +107,7 @@ def test_gradient_at_a_perfect_depth_map_is_finite(name):
     assert leaf.grad.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if name != "bce_after_sigmoid"])
+@pytest.mark.parametrize("name", TERMS)
 def test_perfect_is_0_and_closer_is_better(name):
     target = noise(1, 1, 16, 16)
     target = target.round() if name in MASK else target
@@ -145,16 +142,19 @@ def test_ssim_is_that_of_torchmetrics(size):
     assert torch.allclose(ssim_map(pred, depth).mean((1, 2, 3)), theirs, atol=1e-5)
 
 
-def test_the_sigmoid_mistake_never_reaches_0_and_stops_learning_where_it_is_wrong():
-    mask = image([0, 1])
-    assert MASK["bce_after_sigmoid"](logit(mask), mask) > 0.5
-    for wrong, most in ((-5.0, 0.5), (0.0, 0.35), (5.0, 0.01)):  # from surely right to surely wrong
-        grads = []
-        for name in ("bce", "bce_after_sigmoid"):
-            leaf = (wrong * (1 - 2 * mask)).requires_grad_()
-            MASK[name](leaf, mask).backward()
-            grads.append(leaf.grad.abs())
-        assert (grads[1] < most * grads[0]).all()
+def test_a_term_of_ones_own_is_known_to_loss_and_config_once_it_is_in_the_table(monkeypatch):
+    def means(mask_logits, mask):
+        return (mask_logits.sigmoid().mean((1, 2, 3)) - mask.mean((1, 2, 3))).abs().mean()
+
+    with pytest.raises(ValueError, match="'means' is not"):
+        Config(mask_loss="means")
+    monkeypatch.setitem(MASK, "means", means)
+    loss = Loss(Config(mask_loss="bce+2*means", depth_loss="").mask_loss, "")
+    logits = {"mask_logits": torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, parts = loss(logits, {"mask": torch.zeros(1, 1, 2, 2)})
+    assert parts["mask/means"].item() == 0.5 and parts["mask/means"].dtype == torch.float32
+    assert total.item() == pytest.approx(math.log(2) + 2 * 0.5)
 
 
 def test_half_precision_outputs_are_scored_in_float32_even_under_autocast():
@@ -204,6 +204,18 @@ def test_training_nothing_is_refused():
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 1, 8, 1), (0, 1, 8, 8)])
 @pytest.mark.parametrize("name", TERMS)
 def test_shapes_that_would_broadcast_are_refused(name, shape):
+    loss = Loss(name, "") if name in MASK else Loss("", name)
     pred = torch.zeros(shape if not shape[0] else (2, 1, 8, 8))
+    out = {"mask_logits": pred, "depth_logits": pred}
+    target = torch.zeros(shape)
     with pytest.raises(ValueError, match=r"got a prediction \(.*\) and a target \(.*\); needed"):
-        TERMS[name](pred, torch.zeros(shape))
+        loss(out, {"mask": target, "depth": target})
+
+
+def test_the_first_stage_is_scored_at_its_own_size_for_half_as_much():
+    coarse, fine = noise(2, 1, 8, 8), noise(2, 1, 16, 16, seed=1)
+    mask = noise(2, 1, 16, 16, seed=2).round()
+    loss = Loss("bce", "")  # and no depth: neither stage needs any
+    total, parts = loss({"mask_logits": fine, "coarse": {"mask_logits": coarse}}, {"mask": mask})
+    half = loss({"mask_logits": coarse}, {"mask": torch.nn.functional.avg_pool2d(mask, 2)})[0]
+    assert total.item() == pytest.approx((parts["mask/bce"] + 0.5 * half).item())

@@ -262,7 +262,7 @@ def test_columns_do_not_depend_on_how_images_are_batched():
 def test_a_predictor_of_one_map_leaves_the_other_out():
     columns = metrics.evaluate(lambda b: (metrics.subtraction(b), None), [batch([0])])
     assert list(columns) == ["row", "iou", "dice", "boundary_f", "area_pred", "area"]
-    columns = metrics.evaluate(lambda b: (None, metrics.copy_background(b)), [batch([0])])
+    columns = metrics.evaluate(lambda b: (None, b["bg_depth"]), [batch([0])])
     assert {name.rpartition("depth_")[0] for name in columns} == {"", "fg_"}
 
 

@@ -111,13 +111,6 @@ def test_outside_colab_the_camera_is_replaced_by_the_buttons(model, capsys):
     assert "on Colab only" in capsys.readouterr().out
 
 
-def test_without_ipywidgets_a_sentence_says_so_and_nothing_fails(model, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert widgets.own_photos(model) is None
-    widgets.explorer(lambda sample, threshold: None, 3)
-    assert capsys.readouterr().out.count("pip install ipywidgets") == 2
-
-
 def test_the_sliders_ask_for_the_picture_of_their_values(monkeypatch):
     asked = []
     monkeypatch.setattr(widgets, "display", lambda figure: None)

@@ -8,18 +8,37 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evalib import unet
+from evalib.layers import check, crop, normal, pad
 from evalib.recipes import lean, resnet
-from evalib.recipes.per_task import PerTask
 
 RECIPES: dict[str, dict] = {
     "small": {"network": "small"},
     "lean": lean.SETTINGS,
     "resnet": resnet.SETTINGS,
 }
+
+
+class PerTask(nn.Module):
+    """Two separate networks, `mask` and `depth`, each from `fg_bg` alone, or from `both` shots."""
+
+    def __init__(self, network: type[nn.Module], both: bool = False) -> None:
+        super().__init__()
+        self.both = both
+        channels = 6 if both else 3
+        self.mask, self.depth = network(channels), network(channels)
+
+    def forward(self, bg: Tensor, fg_bg: Tensor) -> dict[str, Tensor]:
+        """As `Small.forward`."""
+        check(bg, fg_bg)
+        x = torch.cat([fg_bg, bg], 1) if self.both else fg_bg
+        x = normal(pad(x, self.mask.STRIDE))  # (B, 3 or 6, H, W)
+        return crop(self.mask(x), self.depth(x), *fg_bg.shape[2:])
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "small": unet.Small,
     "lean": partial(PerTask, lean.Lean),
@@ -40,10 +59,7 @@ def build(name: str) -> nn.Module:
 
 
 def recipe(name: str) -> dict:
-    """The settings of a named recipe.
-
-    Raises: ValueError listing the known names.
-    """
+    """The settings of a named recipe. Raises: ValueError listing the known names."""
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
     return dict(RECIPES[name])
@@ -55,12 +71,15 @@ def measure(name: str, size: int = 64) -> dict[str, int | float | str]:
     Convolutions and matrix products count; biases, normalisation and activations do not.
     """
     with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model, image = build(name).eval(), torch.zeros(1, 3, size, size)
-        model(image, image)
-    n, note = sum(p.numel() for p in model.parameters()), "both inputs, both maps"
+        model = build(name).eval()
+        model(*torch.zeros(2, 1, 3, size, size))
+    n = sum(p.numel() for p in model.parameters())
+    note = "both inputs, both maps"
     if isinstance(model, PerTask):
         inputs = "both inputs" if model.both else "fg_bg only"
-        note = f"{inputs}, 2 networks of {n // 2:,}" + f"; {resnet.NOTE}" * (name == "resnet")
+        note = f"{inputs}, 2 networks of {n // 2:,}"
+    if name == "resnet":
+        note += f"; {resnet.NOTE}"
     row = {"network": name, "parameters": n, "mb": n * 4 / 2**20}
     return row | {"multiply_adds": counter.get_total_flops() // 2, "note": note}
 

@@ -19,12 +19,12 @@ SETTINGS = {
     "optimizer": "adam",
     "lr": 1e-2,
     "schedule": "step",
-    "augment": "none",
+    "augment": (),
 }
 
 
 class Lean(nn.Module):
-    """The lean table of seed 002: 507,203 parameters, one map from one image of 3 channels.
+    """507,203 parameters, one map (B, 1, H, W) from one image (B, 3, H, W), or two in 6 channels.
 
     The table lists no pooling or upsampling, so only its shapes speak: strides of 2 and nearest
     upsampling fit them, and the channel counts leave room for two skips (128 at 1/4, 32 at 1/2).
@@ -46,8 +46,9 @@ class Lean(nn.Module):
         self.last = nn.Sequential(nn.Conv2d(16, 1, 1), nn.BatchNorm2d(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        half = self.to_half(x)
-        quarter = self.to_quarter(half)
-        y = self.at_quarter(torch.cat([double(self.to_eighth(quarter)), quarter], 1))
-        y = self.at_half(torch.cat([double(y), half], 1))
+        half = self.to_half(x)  # (B, 32, H / 2, W / 2)
+        quarter = self.to_quarter(half)  # (B, 128, H / 4, W / 4)
+        y = double(self.to_eighth(quarter))
+        y = self.at_quarter(torch.cat([y, quarter], 1))  # (B, 32, H / 4, W / 4)
+        y = self.at_half(torch.cat([double(y), half], 1))  # (B, 32, H / 2, W / 2)
         return self.last(self.at_full(double(y)))

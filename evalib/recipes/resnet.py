@@ -21,7 +21,7 @@ NOTE = "its document prints 28,976,321: torchsummary lists the encoder's 11,176,
 
 
 class ResNetUNet(nn.Module):
-    """The ResNet table of seed 002: 17,799,809 parameters, one map from one image of 3 channels.
+    """17,799,809 parameters, one map (B, 1, H, W) from an image (B, 3, H, W), or two in 6 channels.
 
     Every skip passes a 1x1 convolution; the decoder has no BatchNorm. How the original upsampled
     is not in the table (nothing to count); here it is nearest.
@@ -36,6 +36,8 @@ class ResNetUNet(nn.Module):
         if channels != 3:
             net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         stem = nn.Sequential(net.conv1, net.bn1, net.relu)
+        # Its windows overlap. Their gradient is deterministic all the same: on CUDA each pixel sums
+        # over its windows, in both memory layouts, unlike that of MaxPool3d and adaptive pools.
         first = nn.Sequential(net.maxpool, net.layer1)
         self.full = nn.Sequential(conv(channels, 64), conv(64, 64))
         self.encoder = nn.ModuleList([stem, first, net.layer2, net.layer3, net.layer4])
@@ -46,10 +48,10 @@ class ResNetUNet(nn.Module):
         self.last = nn.Conv2d(64, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [self.full(x)]
+        skips = [self.full(x)]  # (B, 64, H, W)
         for stage, skip in zip(self.encoder, self.skips, strict=True):
             x = stage(x)
-            skips.append(skip(x))
+            skips.append(skip(x))  # at 1/2, 1/4, ... 1/32
         y = skips.pop()
         for block in self.decoder:
             y = block(torch.cat([double(y), skips.pop()], 1))
