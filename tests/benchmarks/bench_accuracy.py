@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 from evalib import augment, dataset, manifest, metrics, runs, timing, training, unet
-from evalib.rooms import backdrop, sensor, shots, staging
+from evalib.rooms import sensor, shadows, shots, staging
 
 LIGHT = ("shadow", "exposure", "white_balance", "tone", "blur", "noise")  # of each shot alone
 
@@ -117,26 +117,27 @@ def configure(group: str, changes: dict[str, object]) -> training.Config:
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
     """Render without one thing: the same samples, looking otherwise."""
-    develop, shadows = sensor.develop, backdrop.Backdrop.shadows
+    develop = sensor.develop
+    cast_shadows = shadows.Tiles.shadows
 
     def one_camera(light, seed, bg, ids=None):
         return develop(light, seed, bg)  # as the empty shot: exposure, noise and JPEG
 
     def own_only(self, view, owner, b, shell=0):
         if shell:  # the furniture's: part of the place
-            return shadows(self, view, owner, b, shell)
-        return torch.zeros(b * self.n**2, device=self.device)
+            return cast_shadows(self, view, owner, b, shell)
+        return self.points.new_zeros(b * self.rays)
 
-    def no_contact(self, them, owner):
-        return torch.zeros(len(self.starts) * self.drop.n**2, device=self.drop.device)
+    def no_contact(self, feet, wide, owner, b):
+        return self.points.new_zeros(b * self.rays)
 
     patches = {
         "nothing": [],
         "photometric": [patch.object(shots, "develop", one_camera)],
         "large": [patch.object(staging, "AREA", (staging.AREA[0], 0.06))],
         "shadows": [
-            patch.object(backdrop.Backdrop, "shadows", own_only),
-            patch.object(shots._Group, "_contact", no_contact),
+            patch.object(shadows.Tiles, "shadows", own_only),
+            patch.object(shadows.Tiles, "contact", no_contact),
         ],
     }[what]
     with ExitStack() as stack:
