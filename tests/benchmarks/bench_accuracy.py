@@ -5,13 +5,13 @@ Every entry trains on the same number of samples for the same number of steps, w
 protocol). What changes the rooms themselves is switched off in the renderer here, so such an entry
 has packs of its own. Runs are kept and resumed; a finished one is only scored.
 
-    python -m evalib bench accuracy
-    EVALIB_BENCH="ingredients" python -m evalib bench accuracy    (or "networks")
+    python tests/benchmarks/bench_accuracy.py [ingredients] [networks] [--out FOLDER]
 
-Two to three hours on one core, most of them for `resnet`.
+Two to three hours on one core, most of them for `resnet`. What came out stands in README.md here.
 """
 
-import os
+import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,19 +20,19 @@ from unittest.mock import patch
 
 import torch
 
-from evalib import (
-    dataset,
-    manifest,
-    metrics,
-    runs,
-    timing,
-    training,
-    unet,
-)
-from evalib.rooms import backdrop, sensor, shots, staging
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
+from evalib import augment, dataset, manifest, metrics, runs, timing, training, unet
+from evalib.rooms import sensor, shadows, shots, staging
 
-OUT = Path(os.environ.get("EVALIB_BENCH_FOLDER", "output/accuracy"))
-BASE = dict(mask_loss="bce+dice+outline", augment="whole", log_every=50, evaluate_every=10_000)
+LIGHT = ("shadow", "exposure", "white_balance", "tone", "blur", "noise")  # of each shot alone
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    """Every transform but these and crops, which cost depth (notebook 03)."""
+    return tuple(name for name in augment.ALL if name not in ("crop", *names))
+
+
+BASE = dict(mask_loss="bce+dice+outline", augment=all_but(), log_every=50, evaluate_every=10_000)
 BUDGET = {"ingredients": (800, 64), "networks": (400, 32)}  # steps, samples of 64 px in each
 WIDE = manifest.find("wide-400k")
 # Ingredients share 400 backgrounds, 320 of them for training; networks the data of notebook 04.
@@ -42,16 +42,15 @@ TIERS = {
 }
 TIERS[WIDE.name] = WIDE
 N_WIDE = 50_000
-PHOTOMETRIC = "-shadow-exposure-white_balance-tone-blur-noise"
 ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of the config)
     "ingredients": {
         "all": ("rooms", "nothing", {}),
         "all, another seed": ("rooms", "nothing", {"seed": 1}),
-        "no photometric differences": ("rooms", "photometric", {"augment": "whole" + PHOTOMETRIC}),
-        "no photometric augmentation": ("rooms", "nothing", {"augment": "whole" + PHOTOMETRIC}),
-        "no colour matrices": ("rooms", "nothing", {"augment": "whole-colour_matrix"}),
+        "no photometric differences": ("rooms", "photometric", {"augment": all_but(*LIGHT)}),
+        "no photometric augmentation": ("rooms", "nothing", {"augment": all_but(*LIGHT)}),
+        "no colour matrices": ("rooms", "nothing", {"augment": all_but("colour_matrix")}),
         "no large objects": ("rooms", "large", {}),
-        "no shadows": ("rooms", "shadows", {"augment": "whole-shadow"}),
+        "no shadows": ("rooms", "shadows", {"augment": all_but("shadow")}),
         "half the rooms": ("half", "nothing", {}),
     },
     "networks": {
@@ -64,64 +63,81 @@ ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of
 }
 
 
-def main() -> None:
-    groups = os.environ.get("EVALIB_BENCH", "ingredients networks").split()
-    print(timing.machine(), f"{torch.get_num_threads()} threads", sep="; ", flush=True)
-    evaluation = dataset.build("evaluation", 128, root=OUT / "packs")
-    rows = evaluation.split()["unseen_both"]
-    for group in groups:
-        for name, entry in ENTRIES[group].items():
-            model = train(group, name, *entry)
-            scores = metrics.score(unet.predictor(model), evaluation, rows, batch_size=50)
-            line = {"network" if group == "networks" else "data": name}
-            line["parameters"] = sum(p.numel() for p in model.parameters())
-            line |= scores
-            runs.write_json(OUT / "runs" / folder(group, name) / "scores.json", line)
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("groups", nargs="*", help=f"which of {', '.join(ENTRIES)} (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("output/accuracy"))
+    args = parser.parse_args(arguments)
+    if unknown := set(args.groups) - set(ENTRIES):
+        parser.error(f"no group {', '.join(unknown)}; choose of {', '.join(ENTRIES)}")
+    print(timing.machine(), flush=True)
+    for group in args.groups or ENTRIES:
+        for name in ENTRIES[group]:
+            line = measure(group, name, args.out)
             shown = [*line][:2] + list(metrics.SHOWN[3:])
             print(group, metrics.format_table([line], shown), sep="\n", flush=True)
 
 
-def train(group: str, name: str, tier: str, without: str, changes: dict) -> torch.nn.Module:
-    """The averaged weights at the end of an entry's run."""
-    steps, batch_size = BUDGET[group]
-    changes = BASE | {"batch_size": batch_size} | changes
-    config = training.Config(sizes=(((64, 128, 128), steps),), **changes)
-    limit, root = N_WIDE if tier == WIDE.name else None, OUT / "packs" / without
+def measure(group: str, name: str, out: Path) -> dict[str, object]:
+    """Train an entry, or go on with it, and score it; the row is kept beside its run."""
+    folder = out / "runs" / group / name.replace(", ", " ").replace(" ", "-")
+    model = train(group, name, folder, out / "packs")
+    device = next(model.parameters()).device
+    evaluation = dataset.build("evaluation", 128, root=out / "packs")
+    rows = evaluation.split()["unseen_both"]
+    line = {"network" if group == "networks" else "data": name}
+    line["parameters"] = sum(p.numel() for p in model.parameters())
+    line |= metrics.score(unet.predictor(model), evaluation, rows, batch_size=50, device=device)
+    runs.write_json(folder / "scores.json", line)
+    return line
+
+
+def train(group: str, name: str, folder: Path, packs: Path) -> torch.nn.Module:
+    """The averaged weights of an entry's run; evaluated once, at its end."""
+    tier, without, changes = ENTRIES[group][name]
+    config = configure(group, changes)
+    limit = N_WIDE if tier == WIDE.name else None
     with switched_off(without), patch.object(manifest, "find", TIERS.get):
-        found = {s: dataset.build(tier, s, limit=limit, root=root) for s in config.all_sizes}
-    run = training.train(config, found, OUT / "runs" / folder(group, name), progress=False)
+        found = {
+            size: dataset.build(tier, size, limit=limit, root=packs / without)
+            for size in config.all_sizes
+        }
+    run = training.train(config, found, folder, progress=False)
     if not run.done:
         raise KeyboardInterrupt(f"{name} is unfinished; the same command goes on with it")
     return run.model
 
 
-def folder(group: str, name: str) -> str:
-    return f"{group}/{name.replace(', ', ' ').replace(' ', '-')}"
+def configure(group: str, changes: dict[str, object]) -> training.Config:
+    steps, batch_size = BUDGET[group]
+    settings = BASE | {"batch_size": batch_size, "sizes": (((64, 128, 128), steps),)} | changes
+    return training.Config(**settings)
 
 
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
     """Render without one thing: the same samples, looking otherwise."""
-    develop, shadows = sensor.develop, backdrop.Backdrop.shadows
+    develop = sensor.develop
+    cast_shadows = shadows.Tiles.shadows
 
     def one_camera(light, seed, bg, ids=None):
         return develop(light, seed, bg)  # as the empty shot: exposure, noise and JPEG
 
     def own_only(self, view, owner, b, shell=0):
         if shell:  # the furniture's: part of the place
-            return shadows(self, view, owner, b, shell)
-        return torch.zeros(b * self.n**2, device=self.device)
+            return cast_shadows(self, view, owner, b, shell)
+        return self.points.new_zeros(b * self.rays)
 
-    def no_contact(self, them, owner):
-        return torch.zeros(len(self.starts) * self.drop.n**2, device=self.drop.device)
+    def no_contact(self, feet, wide, owner, b):
+        return self.points.new_zeros(b * self.rays)
 
     patches = {
         "nothing": [],
         "photometric": [patch.object(shots, "develop", one_camera)],
         "large": [patch.object(staging, "AREA", (staging.AREA[0], 0.06))],
         "shadows": [
-            patch.object(backdrop.Backdrop, "shadows", own_only),
-            patch.object(shots._Group, "_contact", no_contact),
+            patch.object(shadows.Tiles, "shadows", own_only),
+            patch.object(shadows.Tiles, "contact", no_contact),
         ],
     }[what]
     with ExitStack() as stack:

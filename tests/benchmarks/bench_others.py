@@ -12,8 +12,7 @@ B. A run of 60 steps in epochs of 20 stops after step 27 and goes on in a new pr
 All of it runs on the CPU, under Linux (it forks), in a few minutes:
 
     pip install -r tests/benchmarks/requirements.txt
-    python -m evalib bench others
-    EVALIB_BENCH_FOLDER=/content/drive/MyDrive python -m evalib bench others
+    python tests/benchmarks/bench_others.py [FOLDER]    (on Colab: /content/drive/MyDrive)
 """
 
 import hashlib
@@ -22,6 +21,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 from evalib import checkpoint, dataset, losses, timing, training
 
 try:
@@ -60,12 +61,14 @@ Result = tuple[list[list[int]], str]  # samples of each step; hash of the final 
 Train = Callable[[Path, int, int | None], Result]  # folder, workers, step to stop after
 
 
-def main(n_kills: int = 60) -> None:
-    """Print versions and machine, then table A and table B."""
+def main(folder: str | None = None, n_kills: int = 60) -> None:
+    """Print versions and machine, then table A and table B; save to `folder`, or to memory."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA starts: it does not survive a fork
     torch.set_num_threads(1)  # neither do OpenMP's threads
-    choices = [os.environ.get("EVALIB_BENCH_FOLDER"), "/dev/shm", tempfile.gettempdir()]
-    parent = next(Path(c) for c in choices if c and os.access(c, os.W_OK))
+    choices = [folder] if folder else ["/dev/shm", tempfile.gettempdir()]
+    parent = next((Path(choice) for choice in choices if os.access(choice, os.W_OK)), None)
+    if parent is None:
+        raise SystemExit(f"{folder} is no folder that can be written to: name another")
     print(date.today(), timing.machine(), f"accelerate {version('accelerate')}", sep=", ")
     print(f"lightning {version('lightning')}, fsspec {version('fsspec')}" if pl else NO_LIGHTNING)
     same = parent.stat().st_dev == os.stat(tempfile.gettempdir()).st_dev
@@ -326,4 +329,4 @@ def train_evalib(pack: dataset.Pack, folder: Path, workers: int, stop: int | Non
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])
