@@ -10,7 +10,8 @@ from evalib import manifest, rooms
 from evalib.rooms import objects, places, sensor, staging
 from evalib.rooms.backdrop import backdrop
 from evalib.rooms.builder import Sketch, chance, paint
-from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
+from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, depth_of, raster, span
+from evalib.rooms.shadows import opacity
 
 # two rooms, a yard and a street, twelve samples of each
 IDS = np.concatenate([bg * 4000 + np.arange(12) * 331 for bg in (0, 5, 10, 20)])
@@ -115,7 +116,7 @@ def _view(add) -> View:
 def _depth(view: View, n: int = 32) -> torch.Tensor:
     key = torch.full((n * n,), NOTHING, dtype=torch.int64)
     raster(view, torch.zeros_like(view.kind), torch.zeros(1, 2, dtype=torch.int64), n, n, key)
-    return (key >> 32).int().view(torch.float32).view(n, n)
+    return depth_of(key).view(n, n)
 
 
 def test_depth_is_along_the_axis_and_the_nearest_part_wins():

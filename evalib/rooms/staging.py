@@ -34,7 +34,7 @@ class Cast(NamedTuple):
 
 def cast(seed: int, bg: int, ids: np.ndarray) -> Cast | None:
     """Choose objects and spots until each sample meant to show something does; None: all empty."""
-    drop, _ = probe(seed, bg)
+    drop = probe(seed, bg)
     owner = np.flatnonzero(~empty(ids, seed))
     if not len(owner):
         return None

@@ -29,27 +29,33 @@ class Surface(NamedTuple):
 
 def surface(view: View, part: Tensor, u: Tensor, v: Tensor, z: Tensor, across: int) -> Surface:
     """Point, normal and colour where rays (u, v), each (n,), meet parts (n,) at z (n,) m."""
-    row, kind = view.table[:34].index_select(1, part), view.kind.index_select(0, part)
-    p = [row[i] + z * (row[3 + i] * u + row[6 + i] * v + row[9 + i]) for i in range(3)]
+    ray, half, paint = (t.index_select(1, part) for t in (view.ray, view.half, view.paint))
+    kind = view.kind.index_select(0, part)
+    p = [ray[i] + z * (ray[3 + i] * u + ray[6 + i] * v + ray[9 + i]) for i in range(3)]
     size = [x.abs() for x in p]
-    is_box, flat_y = kind == BOX, (size[1] >= size[0]) & (size[1] >= size[2])
-    cap = (kind == TUBE) & (size[1] > 0.9999)
+    flat_y = (size[1] >= size[0]) & (size[1] >= size[2])
     on_x = (size[0] > size[2]) & ~flat_y
-    box, other = (on_x, flat_y, ~(on_x | flat_y)), (~cap, cap | (kind != TUBE), ~cap)
-    g = [p[i] * torch.where(is_box, box[i], other[i]) for i in range(3)]  # local, not unit
-    normal = [dot(row[12 + 3 * i : 15 + 3 * i], g) for i in range(3)]
+    cap = (kind == TUBE) & (size[1] > 0.9999)
+    # a normal in the part's coordinates, not of unit length: of a box, or of a ball or tube
+    sides = (on_x, flat_y, ~(on_x | flat_y))
+    round_ = (~cap, cap | (kind != TUBE), ~cap)
+    normal = [p[i] * torch.where(kind == BOX, sides[i], round_[i]) for i in range(3)]
+    turn = view.normal.index_select(1, part)
+    normal = [dot(turn[3 * i : 3 * i + 3], normal) for i in range(3)]
     length = 1 / dot(normal, normal).sqrt().clamp(min=1e-9)
     normal = [x * length for x in normal]
-    eye, basis, tan = view.camera.eye, view.camera.axes, view.camera.tan
-    ray = [basis[2, i] + u * (tan * basis[0, i]) + v * (tan * basis[1, i]) for i in range(3)]
+    eye, (right, up, forward), tan = view.camera
+    ray = [forward[i] + u * (tan * right[i]) + v * (tan * up[i]) for i in range(3)]
     point = [z * ray[i] + eye[i] for i in range(3)]
-    q = [p[i] * row[21 + i] for i in range(3)]  # metres from the part's middle
-    a, b = torch.where(on_x, q[2], q[0]), torch.where(flat_y, q[2], q[1])
     facing = -dot(ray, normal) / dot(ray, ray).sqrt()
     blur = z * (2 * tan / across) / facing.clamp(min=0.1)  # metres between neighbouring rays
-    mix, gain = _texture(row[30].long(), a, b, row[31], row[32], blur)
-    colour = [(row[24 + i] + mix * (row[27 + i] - row[24 + i])) * gain for i in range(3)]
-    return Surface(point, normal, colour, row[33])
+    q = [p[i] * half[i] for i in range(3)]  # metres from the part's middle
+    a = torch.where(on_x, q[2], q[0])
+    b = torch.where(flat_y, q[2], q[1])
+    texture, rate, phase, glow = paint[6:]
+    mix, gain = _texture(texture.long(), a, b, rate, phase, blur)
+    colour = [(paint[i] + mix * (paint[3 + i] - paint[i])) * gain for i in range(3)]
+    return Surface(point, normal, colour, glow)
 
 
 @lru_cache(maxsize=4)
@@ -116,13 +122,13 @@ def _pattern(name: str, x: Tensor, y: Tensor, blur: Tensor) -> tuple[Tensor, Ten
 
 def _texture(kind: Tensor, a, b, rate, phase, blur: Tensor) -> tuple[Tensor, Tensor]:
     """Mix of two colours 0..1 and a brightness factor, at a, b metres, all (n,)."""
-    grain = _noise(SMOOTH, a * 120 + phase * 999, b * 120 + phase * 555)
-    mix, bright = torch.zeros_like(a), 1 + grain * 0.04
-    x, y, blur = a * rate + phase, b * rate + phase, blur * rate
+    mix = torch.zeros_like(a)
+    bright = 1 + 0.04 * _noise(SMOOTH, a * 120 + phase * 999, b * 120 + phase * 555)  # grain
+    where = torch.stack([a * rate + phase, b * rate + phase, blur * rate])  # (3, n) in repeats
     for number, name in enumerate(TEXTURES[1:], 1):  # plain has no pattern
         at = (kind == number).nonzero()[:, 0]
         if len(at):
-            share, factor = _pattern(name, *(c.index_select(0, at) for c in (x, y, blur)))
+            share, factor = _pattern(name, *where.index_select(1, at))
             mix.index_copy_(0, at, share)
             bright.index_copy_(0, at, bright.index_select(0, at) * factor)
     return mix, bright

@@ -1,0 +1,120 @@
+"""Shadows: what parts take from the lamp's light, and feet from the light all around.
+
+A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around each telling which.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalib.rooms.rays import TILE, View, by_kind, dot, span
+
+
+def opacity(
+    view: View, kind: int, some: Tensor, lamp: Tensor, soft: float, point: Sequence[Tensor]
+) -> Tensor:
+    """How much of the lamp each part hides from points: 0 nothing .. 1 all.
+
+    The chord inside a convex part, over the width of the lamp's cone, is near enough.
+    Input:
+        some:  (k,) int64 parts, all of one kind, broadcast against `point`.
+        lamp:  (3,) where it is, m; soft: its radius over its distance.
+        point: three tensors (..., k) or (n, 1).
+    """
+    row = view.inward.index_select(1, some)
+    end = [dot(row[3 * i : 3 * i + 3], lamp) + row[9 + i] for i in range(3)]
+    o = [dot(row[3 * i : 3 * i + 3], point) + row[9 + i] for i in range(3)]
+    near, far = span(kind, o, [end[i] - o[i] for i in range(3)])
+    near = near.clamp(min=5e-4)  # in ways from the point to the lamp
+    far = far.clamp(max=1.0)
+    share = (far - near) / (soft * (near + far) * 0.5 + 5e-4)
+    return torch.where(far > near, share, torch.zeros_like(share)).clamp(0, 1)
+
+
+class Tiles:
+    """The points that n x n rays meet, `seen` or not, in tiles: what shadows of a lamp fall on.
+
+    `points` (3, 64, tiles) m; `middle` (3, tiles), `radius` (tiles,) m of the balls around them;
+    `ray` (64, tiles) says which ray has met a point.
+    """
+
+    def __init__(self, n: int, point: Tensor, seen: Tensor, lamp: Tensor, soft: float):
+        def tiled(x: Tensor) -> Tensor:  # (C, n * n) -> (C, 64, tiles)
+            x = x.view(-1, n // TILE, TILE, n // TILE, TILE).permute(0, 2, 4, 1, 3)
+            return x.reshape(len(x), TILE**2, -1)
+
+        self.rays = n**2
+        self.lamp = lamp
+        self.soft = soft
+        self.points = tiled(point)
+        self.ray = tiled(torch.arange(n**2, device=point.device))[0]
+        seen = tiled(seen)[0]
+        low = torch.where(seen, self.points, 1e9).amin(1)
+        high = torch.where(seen, self.points, -1e9).amax(1)
+        self.middle = (low + high) / 2
+        self.radius = (high - low).norm(dim=0) / 2
+        self.radius[~seen.any(0)] = -1e9
+
+    def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
+        """(b * n * n,) share of the lamp's light that parts from `shell` on take from the place.
+
+        owner: (parts,) which of b copies of the place a part stands in.
+        """
+        way = self.lamp[:, None] - self.middle  # (3, tiles)
+        length = dot(way, way).sqrt()
+        gap = [view.centre[i, shell:, None] - self.middle[i] for i in range(3)]  # (parts, tiles)
+        along = dot(gap, way / length)
+        aside = dot(gap, gap) - along * along
+        radius = view.radius[shell:, None]
+        reach = (radius + self.radius).clamp(min=0)
+        near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
+        part, tile = near.nonzero(as_tuple=True)
+        part = part + shell
+        dark = self.points.new_zeros(b * self.rays)
+        for kind, some in by_kind(view.kind[part]):
+            point = self.points.index_select(2, tile[some])
+            share = opacity(view, kind, part[some], self.lamp, self.soft, point)
+            self._deepen(dark, share, tile[some], owner[part[some]])
+        return dark
+
+    def contact(self, feet: np.ndarray, wide: np.ndarray, owner: Tensor, b: int) -> Tensor:
+        """(b * n * n,) share of the sky that k things hide from the floor around their feet.
+
+        feet: (k, 3) m; wide: (k,) half widths, m; owner: (k,) which of b copies they stand in.
+        """
+        foot = np.c_[feet, wide * 1.5].T.astype(np.float32)
+        foot = torch.from_numpy(foot).to(self.lamp.device)
+        gap = foot[:3, :, None] - self.middle[:, None]
+        away = (gap * gap).sum(0).sqrt()  # (k, tiles)
+        thing, tile = (away < foot[3, :, None] + self.radius).nonzero(as_tuple=True)
+        x, y, z = self.points.index_select(2, tile)
+        foot = foot[:, thing]
+        dx = (x - foot[0]) / foot[3]
+        dz = (z - foot[2]) / foot[3]
+        close = (1 - (dx * dx + dz * dz)).clamp(min=0)
+        dark = self.points.new_zeros(b * self.rays)
+        share = 0.6 * close * close * (1 - y / 0.5).clamp(0, 1)
+        self._deepen(dark, share, tile, owner[thing])
+        return dark
+
+    def _deepen(self, dark: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
+        """Raise `dark` to the shares (64, k) of tiles (k,) in the copies of their owners."""
+        share = share.reshape(-1)
+        some = share.nonzero()[:, 0]
+        ray = (self.ray.index_select(1, tile) + owner * self.rays).view(-1)
+        dark.scatter_reduce_(0, ray.index_select(0, some), share.index_select(0, some), "amax")
+
+
+def lit(view: View, shell: int, lamp: Tensor, soft: float, feet: np.ndarray) -> Tensor:
+    """(k,) how much of the lamp reaches things with feet (k, 3) past the parts from `shell` on."""
+    heights = np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
+    points = (feet[:, None] + heights).reshape(-1, 3).T.astype(np.float32)
+    points = torch.from_numpy(points).to(lamp.device)[:, :, None]  # (3, k * 3, 1)
+    dark = torch.zeros(3 * len(feet), device=lamp.device)
+    for kind, some in by_kind(view.kind[shell:]):
+        share = opacity(view, kind, shell + some, lamp, soft, points)
+        dark = torch.maximum(dark, share.amax(1))
+    dark = dark.view(-1, 3)
+    return 1 - (dark[:, 0] + dark[:, 1] + dark[:, 2]) / 3
