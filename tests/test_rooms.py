@@ -140,9 +140,9 @@ def test_parts_behind_the_camera_are_not_seen():
 def test_a_shadow_is_full_in_the_middle_and_ends_at_the_side():
     view = _view(lambda s: s.ball((0, 1, 5), (0.5, 0.5, 0.5), paint(np.ones(3))))
     x = torch.tensor([0.0, 0.45, 0.7])
-    point = [x, torch.zeros(3), torch.full((3,), 5.0)]
+    point = torch.stack([x, torch.zeros(3), torch.full((3,), 5.0)])[:, :, None]
     some, lamp = torch.zeros(1, dtype=torch.int64), torch.tensor([0.0, 50.0, 5.0])
-    dark = opacity(view, BALL, some, lamp, 0.3, point)
+    dark = opacity(view, BALL, some, lamp, 0.3, point)[:, 0]
     assert dark[0] == 1 and 0 < dark[1] <= 1 and dark[2] == 0
 
 

@@ -5,6 +5,7 @@ kept apart, so that an object can later take away one without the other.
 """
 
 from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 import torch
@@ -56,16 +57,18 @@ class Backdrop:
         seen = self.z.isfinite()
         s = surface(self.view, part * seen, u, v, z, self.across)
         ambient, direct = shade(place, s, self.lamp, _open(place, s.point))
-        self.tiles = Tiles(self.n, torch.stack(s.point), seen, self.lamp, place.soft)
+        rays = torch.arange(self.n**2, device=self.device)
+        points, met, rays = (_tiled(x) for x in (s.point, seen[None], rays[None]))
+        self.tiles = Tiles(points, met[0], rays[0], self.lamp, place.soft)
         shadow = self.tiles.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)
         fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
         rise = (v * 0.5 + 0.5).clamp(0, 1)
         rise = rise * (1 + 0.25 * clouds(u / (0.4 + rise), v / (0.4 + rise)))
-        for i in range(3):
-            sky = place.haze[i] + (place.zenith[i] - place.haze[i]) * rise
-            ambient[i] = torch.where(seen, ambient[i] + fog * (place.haze[i] - ambient[i]), sky)
-            direct[i] = torch.where(seen, direct[i] * (1 - shadow) * (1 - fog), 0.0)
-        return torch.stack(ambient + direct)
+        haze = column(place.haze, z)
+        sky = haze + column(place.zenith - place.haze, z) * rise
+        ambient = torch.where(seen, ambient + fog * (haze - ambient), sky)
+        direct = torch.where(seen, direct * (1 - shadow) * (1 - fog), 0.0)
+        return torch.cat([ambient, direct])
 
     def cut(self, maps: Tensor, shift: np.ndarray) -> Tensor:
         """Maps (B, ..., n, n) -> (B, ..., 2S, 2S), as pictures moved by `shift` (B, 2) rays see."""
@@ -79,7 +82,14 @@ class Backdrop:
         return halve(self.cut(self.maps.expand(len(shift), -1, -1, -1), shift))
 
 
-def _open(place: places.Place, point: list[Tensor]) -> Tensor:
+def _tiled(maps: Tensor) -> Tensor:
+    """(C, n * n) -> (C, 64, tiles)."""
+    side = isqrt(maps.shape[1]) // TILE
+    maps = maps.view(-1, side, TILE, side, TILE).permute(0, 2, 4, 1, 3)
+    return maps.reshape(len(maps), TILE**2, side**2)
+
+
+def _open(place: places.Place, point: Tensor) -> Tensor:
     """Share of the sky's light that reaches points near the floor, walls and furniture, .3..1."""
     x, y, z = point
     light = 1 - 0.3 * (1 - y.clamp(min=0) / 0.5).clamp(min=0)
@@ -96,9 +106,9 @@ def _open(place: places.Place, point: list[Tensor]) -> Tensor:
     return light
 
 
-def shade(place: places.Place, s: Surface, lamp: Tensor, sky: Tensor) -> tuple[list, list]:
-    """Light from all around, times `sky` (n,), and unshadowed light of the lamp, off a surface."""
-    way = [lamp[i] - s.point[i] for i in range(3)]
+def shade(place: places.Place, s: Surface, lamp: Tensor, sky: Tensor) -> tuple[Tensor, Tensor]:
+    """Light off a surface (3, n): from all around times `sky` (n,), and the lamp's, unshadowed."""
+    way = lamp[:, None] - s.point
     length = dot(way, way).sqrt()
     wrap = place.soft * 0.5
     cosine = ((dot(way, s.normal) / length + wrap) / (1 + wrap)).clamp(min=0)
@@ -106,14 +116,15 @@ def shade(place: places.Place, s: Surface, lamp: Tensor, sky: Tensor) -> tuple[l
         cosine = cosine * (2 / (1 + length * length / 9))
     up = s.normal[1] * 0.5 + 0.5
     dull = 1 - s.glow.clamp(max=1)
-    around = sky * dull
-    lamplight = cosine * dull
-    ambient, direct = [], []
-    for i in range(3):
-        above = place.bounce[i] + up * (place.sky[i] - place.bounce[i])
-        ambient.append(s.colour[i] * (above * around + s.glow))
-        direct.append(s.colour[i] * lamplight * place.direct[i])
+    around = column(place.bounce, up) + up * column(place.sky - place.bounce, up)
+    ambient = s.colour * (around * (sky * dull) + s.glow)
+    direct = s.colour * (cosine * dull) * column(place.direct, up)
     return ambient, direct
+
+
+def column(rgb: np.ndarray, like: Tensor) -> Tensor:
+    """(3, 1) float32 of a place's colour."""
+    return torch.tensor(rgb, dtype=torch.float32, device=like.device)[:, None]
 
 
 @lru_cache(maxsize=64)

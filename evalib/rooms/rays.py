@@ -72,28 +72,28 @@ class View:
     """n parts as one camera sees them: float32 columns on a device.
 
     `kind` (n,) int64; `bounds` (4, n) u0, u1, v0, v1 in the picture; `centre` (3, n) and `radius`
-    (n,) m of a ball around each; `half` (3, n) m; `paint` (10, n). Matrices row by row: `ray`
-    (12, n) the camera's rays in the part's coordinates, origin o and A, B, C of their direction
-    A u + B v + C; `inward` (12, n) from world to part, matrix and offset; `normal` (9, n) from a
-    normal of the unit part to one in the world.
+    (n,) m of a ball around each; `half` (3, n) m; `paint` (10, n). In a part's coordinates: `ray`
+    (4, 3, n) the camera's rays, origin o and a, b, c of their direction a u + b v + c; `inward`
+    (4, 3, n) the world's axes x, y, z and its origin (transposed, it takes normals outward).
+    `world_ray` (4, 3, 1) the camera's rays in the world.
     """
 
     def __init__(self, parts: Parts, camera: Camera, device: torch.device | str):
-        def send(*columns: np.ndarray) -> Tensor:
-            x = np.concatenate(columns, axis=1).T
-            return torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
+        def send(x: np.ndarray) -> Tensor:  # (n, ...) -> (..., n)
+            x = np.ascontiguousarray(np.moveaxis(x, 0, -1), np.float32)
+            return torch.from_numpy(x).to(device)
 
         self.camera = camera
         self.kind = torch.from_numpy(parts.kind.astype(np.int64)).to(device)
         self.half = send(parts.half)
         self.paint = send(parts.paint)
-        inward = np.swapaxes(parts.turn, 1, 2) / parts.half[:, :, None]
-        offset = -(inward @ parts.centre[:, :, None])[..., 0]
-        self.inward = send(inward.reshape(-1, 9), offset)
-        self.normal = send((parts.turn / parts.half[:, None, :]).reshape(-1, 9))
+        inward = parts.turn.swapaxes(1, 2) / parts.half[:, :, None]
+        offset = -(inward @ parts.centre[:, :, None])  # (n, 3, 1)
+        self.inward = send(np.c_[inward, offset].swapaxes(1, 2))
+        eye = inward @ camera.eye[:, None] + offset
         basis = camera.axes * np.array([[camera.tan], [camera.tan], [1.0]])
-        direction = (inward @ basis.T).transpose(0, 2, 1)
-        self.ray = send(inward @ camera.eye + offset, direction.reshape(-1, 9))
+        self.ray = send(np.c_[eye, inward @ basis.T].swapaxes(1, 2))
+        self.world_ray = send(np.stack([camera.eye, *basis])[None])
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
         corners = (signs * parts.half[:, None]) @ parts.turn.swapaxes(1, 2)  # (n, 8, 3)
         u, v, z = camera.project(corners + parts.centre[:, None])
@@ -103,18 +103,18 @@ class View:
         self.bounds = send(bounds.clip(-9, 9))
         self.centre = send(parts.centre)
         reach = np.where(parts.kind == BALL, parts.half.max(1), np.linalg.norm(parts.half, axis=1))
-        self.radius = send(reach[:, None])[0]
+        self.radius = send(reach)
 
 
-def dot(a: Sequence, b: Sequence) -> Tensor:
-    """Scalar product of vectors given as three tensors each."""
+def dot(a: Sequence | Tensor, b: Sequence | Tensor) -> Tensor:
+    """Scalar product over the first axis, of size 3, always added in the same order."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def span(kind: int, o: Sequence[Tensor], d: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def span(kind: int, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays o + t d enter and leave a unit part: near, far; a miss has not near < far.
 
-    o, d: three tensors each that broadcast; local coordinates in half sizes. NaN counts as a miss.
+    o, d: (3, ...), broadcast; the part's coordinates, in half sizes. NaN counts as a miss.
     """
     ranges = []
     for i in {BALL: (), BOX: (0, 1, 2), TUBE: (1,)}[kind]:  # between two planes
@@ -175,11 +175,11 @@ def raster(view: View, owner: Tensor, offset: Tensor, n: int, across: int, keys:
     inside = (side * n + side.T).view(-1, 1)  # (64, 1) a tile's rays, counted from its first
     for kind, some in by_kind(view.kind[which]):
         part = which[some]
-        ray = view.ray.index_select(1, part)
+        o, a, b, c = view.ray.index_select(2, part)[:, :, None]  # (3, 1, tiles)
         u = grid(left[some] + side, across)  # (8, tiles)
         v = -grid(top[some] + side, across)
-        d = [ray[3 + i] * u[None] + (ray[6 + i] * v + ray[9 + i])[:, None] for i in range(3)]
-        near, far = span(kind, ray[:3], d)  # (8, 8, tiles)
+        d = (a * u)[:, None] + (b * v + c)[:, :, None]  # (3, 8, 8, tiles)
+        near, far = span(kind, o, d)  # (8, 8, tiles)
         hit = ((near < far) & (near > NEAR_M)).view(-1).nonzero()[:, 0]
         pixel = (first[some] + inside).view(-1).index_select(0, hit)
         z = near.view(-1).index_select(0, hit).view(torch.int32).long()

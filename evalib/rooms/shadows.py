@@ -3,30 +3,30 @@
 A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around each telling which.
 """
 
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evalib.rooms.rays import TILE, View, by_kind, dot, span
+from evalib.rooms.rays import View, by_kind, dot, span
 
 
 def opacity(
-    view: View, kind: int, some: Tensor, lamp: Tensor, soft: float, point: Sequence[Tensor]
+    view: View, kind: int, some: Tensor, lamp: Tensor, soft: float, point: Tensor
 ) -> Tensor:
     """How much of the lamp each part hides from points: 0 nothing .. 1 all.
 
     The chord inside a convex part, over the width of the lamp's cone, is near enough.
     Input:
-        some:  (k,) int64 parts, all of one kind, broadcast against `point`.
+        some:  (k,) int64 parts, all of one kind.
         lamp:  (3,) where it is, m; soft: its radius over its distance.
-        point: three tensors (..., k) or (n, 1).
+        point: (3, n, k) m, n points for each part.
+    Returns: (n, k)
     """
-    row = view.inward.index_select(1, some)
-    end = [dot(row[3 * i : 3 * i + 3], lamp) + row[9 + i] for i in range(3)]
-    o = [dot(row[3 * i : 3 * i + 3], point) + row[9 + i] for i in range(3)]
-    near, far = span(kind, o, [end[i] - o[i] for i in range(3)])
+    inward = view.inward.index_select(2, some)[:, :, None]  # (4, 3, 1, k)
+    o = dot(inward, point) + inward[3]  # (3, n, k) in the part's coordinates
+    end = dot(inward, lamp) + inward[3]
+    near, far = span(kind, o, end - o)
     near = near.clamp(min=5e-4)  # in ways from the point to the lamp
     far = far.clamp(max=1.0)
     share = (far - near) / (soft * (near + far) * 0.5 + 5e-4)
@@ -34,31 +34,25 @@ def opacity(
 
 
 class Tiles:
-    """The points that n x n rays meet, `seen` or not, in tiles: what shadows of a lamp fall on.
+    """Points (3, p, tiles) that stand together, p in each tile: what shadows of a lamp fall on.
 
-    `points` (3, 64, tiles) m; `middle` (3, tiles), `radius` (tiles,) m of the balls around them;
-    `ray` (64, tiles) says which ray has met a point.
+    `seen` (p, tiles): others are left out; `rays` (p, tiles) numbers the points in what comes
+    back; `middle` (3, tiles) and `radius` (tiles,) m are of the balls around the tiles.
     """
 
-    def __init__(self, n: int, point: Tensor, seen: Tensor, lamp: Tensor, soft: float):
-        def tiled(x: Tensor) -> Tensor:  # (C, n * n) -> (C, 64, tiles)
-            x = x.view(-1, n // TILE, TILE, n // TILE, TILE).permute(0, 2, 4, 1, 3)
-            return x.reshape(len(x), TILE**2, -1)
-
-        self.rays = n**2
+    def __init__(self, points: Tensor, seen: Tensor, rays: Tensor, lamp: Tensor, soft: float):
+        self.points = points
+        self.rays = rays
         self.lamp = lamp
         self.soft = soft
-        self.points = tiled(point)
-        self.ray = tiled(torch.arange(n**2, device=point.device))[0]
-        seen = tiled(seen)[0]
-        low = torch.where(seen, self.points, 1e9).amin(1)
-        high = torch.where(seen, self.points, -1e9).amax(1)
+        low = torch.where(seen, points, 1e9).amin(1)
+        high = torch.where(seen, points, -1e9).amax(1)
         self.middle = (low + high) / 2
         self.radius = (high - low).norm(dim=0) / 2
         self.radius[~seen.any(0)] = -1e9
 
     def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
-        """(b * n * n,) share of the lamp's light that parts from `shell` on take from the place.
+        """(b * rays,) share of the lamp's light that parts from `shell` on take from the place.
 
         owner: (parts,) which of b copies of the place a part stands in.
         """
@@ -72,7 +66,7 @@ class Tiles:
         near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
         part, tile = near.nonzero(as_tuple=True)
         part = part + shell
-        dark = self.points.new_zeros(b * self.rays)
+        dark = self.points.new_zeros(b * self.rays.numel())
         for kind, some in by_kind(view.kind[part]):
             point = self.points.index_select(2, tile[some])
             share = opacity(view, kind, part[some], self.lamp, self.soft, point)
@@ -80,7 +74,7 @@ class Tiles:
         return dark
 
     def contact(self, feet: np.ndarray, wide: np.ndarray, owner: Tensor, b: int) -> Tensor:
-        """(b * n * n,) share of the sky that k things hide from the floor around their feet.
+        """(b * rays,) share of the sky that k things hide from the floor around their feet.
 
         feet: (k, 3) m; wide: (k,) half widths, m; owner: (k,) which of b copies they stand in.
         """
@@ -94,7 +88,7 @@ class Tiles:
         dx = (x - foot[0]) / foot[3]
         dz = (z - foot[2]) / foot[3]
         close = (1 - (dx * dx + dz * dz)).clamp(min=0)
-        dark = self.points.new_zeros(b * self.rays)
+        dark = self.points.new_zeros(b * self.rays.numel())
         share = 0.6 * close * close * (1 - y / 0.5).clamp(0, 1)
         self._deepen(dark, share, tile, owner[thing])
         return dark
@@ -103,18 +97,16 @@ class Tiles:
         """Raise `dark` to the shares (64, k) of tiles (k,) in the copies of their owners."""
         share = share.reshape(-1)
         some = share.nonzero()[:, 0]
-        ray = (self.ray.index_select(1, tile) + owner * self.rays).view(-1)
+        ray = (self.rays.index_select(1, tile) + owner * self.rays.numel()).view(-1)
         dark.scatter_reduce_(0, ray.index_select(0, some), share.index_select(0, some), "amax")
 
 
 def lit(view: View, shell: int, lamp: Tensor, soft: float, feet: np.ndarray) -> Tensor:
     """(k,) how much of the lamp reaches things with feet (k, 3) past the parts from `shell` on."""
     heights = np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
-    points = (feet[:, None] + heights).reshape(-1, 3).T.astype(np.float32)
-    points = torch.from_numpy(points).to(lamp.device)[:, :, None]  # (3, k * 3, 1)
-    dark = torch.zeros(3 * len(feet), device=lamp.device)
-    for kind, some in by_kind(view.kind[shell:]):
-        share = opacity(view, kind, shell + some, lamp, soft, points)
-        dark = torch.maximum(dark, share.amax(1))
-    dark = dark.view(-1, 3)
-    return 1 - (dark[:, 0] + dark[:, 1] + dark[:, 2]) / 3
+    points = (feet + heights[:, None]).astype(np.float32)  # (3 heights, k, 3)
+    points = torch.from_numpy(points).to(lamp.device).permute(2, 0, 1)
+    rays = torch.arange(points[0].numel(), device=lamp.device).view(points[0].shape)
+    tiles = Tiles(points, rays >= 0, rays, lamp, soft)
+    low, middle, high = tiles.shadows(view, torch.zeros_like(view.kind), 1, shell).view(3, -1)
+    return 1 - (low + middle + high) / 3

@@ -161,8 +161,7 @@ class _Group:
         sky = 0.5 + 0.5 * (s.point[1] / 0.9).clamp(0, 1)  # the floor hides half of it near the feet
         ambient, direct = shade(self.drop.place, s, self.drop.lamp, sky)
         change = self.change.T.index_select(1, who) * self.drop.exposure
-        reached = reached * change[1]
-        return torch.stack([ambient[i] * change[0] + direct[i] * reached for i in range(3)])
+        return ambient * change[0] + direct * (reached * change[1])
 
 
 def _four(rays: Tensor) -> Tensor:

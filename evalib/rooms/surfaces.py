@@ -19,43 +19,41 @@ SIDE = 512  # of a table of noise
 
 
 class Surface(NamedTuple):
-    """What n rays meet: `point`, `normal`, `colour` as lists of three (n,), `glow` (n,)."""
+    """What n rays meet."""
 
-    point: list[Tensor]
-    normal: list[Tensor]
-    colour: list[Tensor]
-    glow: Tensor
+    point: Tensor  # (3, n) m
+    normal: Tensor  # (3, n)
+    colour: Tensor  # (3, n) linear RGB
+    glow: Tensor  # (n,) light of its own
 
 
 def surface(view: View, part: Tensor, u: Tensor, v: Tensor, z: Tensor, across: int) -> Surface:
     """Point, normal and colour where rays (u, v), each (n,), meet parts (n,) at z (n,) m."""
-    ray, half, paint = (t.index_select(1, part) for t in (view.ray, view.half, view.paint))
     kind = view.kind.index_select(0, part)
-    p = [ray[i] + z * (ray[3 + i] * u + ray[6 + i] * v + ray[9 + i]) for i in range(3)]
-    size = [x.abs() for x in p]
+    o, a, b, c = view.ray.index_select(2, part)  # (3, n)
+    p = o + z * (a * u + b * v + c)  # in the part's coordinates
+    size = p.abs()
     flat_y = (size[1] >= size[0]) & (size[1] >= size[2])
     on_x = (size[0] > size[2]) & ~flat_y
     cap = (kind == TUBE) & (size[1] > 0.9999)
-    # a normal in the part's coordinates, not of unit length: of a box, or of a ball or tube
-    sides = (on_x, flat_y, ~(on_x | flat_y))
-    round_ = (~cap, cap | (kind != TUBE), ~cap)
-    normal = [p[i] * torch.where(kind == BOX, sides[i], round_[i]) for i in range(3)]
-    turn = view.normal.index_select(1, part)
-    normal = [dot(turn[3 * i : 3 * i + 3], normal) for i in range(3)]
-    length = 1 / dot(normal, normal).sqrt().clamp(min=1e-9)
-    normal = [x * length for x in normal]
-    eye, (right, up, forward), tan = view.camera
-    ray = [forward[i] + u * (tan * right[i]) + v * (tan * up[i]) for i in range(3)]
-    point = [z * ray[i] + eye[i] for i in range(3)]
+    of_box = torch.stack([on_x, flat_y, ~(on_x | flat_y)])
+    of_round = torch.stack([~cap, cap | (kind != TUBE), ~cap])
+    normal = p * torch.where(kind == BOX, of_box, of_round)  # not of unit length
+    normal = dot(view.inward[:3].transpose(0, 1).index_select(2, part), normal)
+    normal = normal * (1 / dot(normal, normal).sqrt().clamp(min=1e-9))
+    eye, a, b, c = view.world_ray
+    ray = c + a * u + b * v  # (3, n)
+    tan = view.camera.tan
     facing = -dot(ray, normal) / dot(ray, ray).sqrt()
     blur = z * (2 * tan / across) / facing.clamp(min=0.1)  # metres between neighbouring rays
-    q = [p[i] * half[i] for i in range(3)]  # metres from the part's middle
-    a = torch.where(on_x, q[2], q[0])
-    b = torch.where(flat_y, q[2], q[1])
+    x, y, depth = p * view.half.index_select(1, part)  # metres from the part's middle
+    along = torch.where(on_x, depth, x)
+    up = torch.where(flat_y, depth, y)
+    paint = view.paint.index_select(1, part)
     texture, rate, phase, glow = paint[6:]
-    mix, gain = _texture(texture.long(), a, b, rate, phase, blur)
-    colour = [(paint[i] + mix * (paint[3 + i] - paint[i])) * gain for i in range(3)]
-    return Surface(point, normal, colour, glow)
+    mix, gain = _texture(texture.long(), along, up, rate, phase, blur)
+    colour = (paint[:3] + mix * (paint[3:6] - paint[:3])) * gain
+    return Surface(z * ray + eye, normal, colour, glow)
 
 
 @lru_cache(maxsize=4)
