@@ -5,7 +5,6 @@ kept apart, so that an object can later take away one without the other.
 """
 
 from functools import lru_cache
-from math import isqrt
 
 import numpy as np
 import torch
@@ -57,9 +56,9 @@ class Backdrop:
         seen = self.z.isfinite()
         s = surface(self.view, part * seen, u, v, z, self.across)
         ambient, direct = shade(place, s, self.lamp, _open(place, s.point))
-        rays = torch.arange(self.n**2, device=self.device)
-        points, met, rays = (_tiled(x) for x in (s.point, seen[None], rays[None]))
-        self.tiles = Tiles(points, met[0], rays[0], self.lamp, place.soft)
+        rays = torch.arange(self.n**2, device=self.device).view(-1, TILE, self.n // TILE, TILE)
+        rays = rays.permute(1, 3, 0, 2).reshape(TILE**2, -1)  # (64, tiles)
+        self.tiles = Tiles(s.point, seen, rays, self.lamp, place.soft)
         shadow = self.tiles.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)
         fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
         rise = (v * 0.5 + 0.5).clamp(0, 1)
@@ -80,13 +79,6 @@ class Backdrop:
     def still(self, shift: np.ndarray) -> Tensor:
         """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
         return halve(self.cut(self.maps.expand(len(shift), -1, -1, -1), shift))
-
-
-def _tiled(maps: Tensor) -> Tensor:
-    """(C, n * n) -> (C, 64, tiles)."""
-    side = isqrt(maps.shape[1]) // TILE
-    maps = maps.view(-1, side, TILE, side, TILE).permute(0, 2, 4, 1, 3)
-    return maps.reshape(len(maps), TILE**2, side**2)
 
 
 def _open(place: places.Place, point: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around each telling which.
 """
 
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,19 +33,19 @@ def opacity(
 
 
 class Tiles:
-    """Points (3, p, tiles) that stand together, p in each tile: what shadows of a lamp fall on.
+    """Points (3, n) m in tiles, each with a ball around it: what the shadows of a lamp fall on.
 
-    `seen` (p, tiles): others are left out; `rays` (p, tiles) numbers the points in what comes
-    back; `middle` (3, tiles) and `radius` (tiles,) m are of the balls around the tiles.
+    rays: (p, tiles) int64, which of the n points stand together; only those `seen` (n,) count.
     """
 
-    def __init__(self, points: Tensor, seen: Tensor, rays: Tensor, lamp: Tensor, soft: float):
-        self.points = points
+    def __init__(self, point: Tensor, seen: Tensor, rays: Tensor, lamp: Tensor, soft: float):
+        self.points = point[:, rays]  # (3, p, tiles)
         self.rays = rays
         self.lamp = lamp
         self.soft = soft
-        low = torch.where(seen, points, 1e9).amin(1)
-        high = torch.where(seen, points, -1e9).amax(1)
+        seen = seen[rays]
+        low = torch.where(seen, self.points, 1e9).amin(1)
+        high = torch.where(seen, self.points, -1e9).amax(1)
         self.middle = (low + high) / 2
         self.radius = (high - low).norm(dim=0) / 2
         self.radius[~seen.any(0)] = -1e9
@@ -104,9 +103,9 @@ class Tiles:
 def lit(view: View, shell: int, lamp: Tensor, soft: float, feet: np.ndarray) -> Tensor:
     """(k,) how much of the lamp reaches things with feet (k, 3) past the parts from `shell` on."""
     heights = np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
-    points = (feet + heights[:, None]).astype(np.float32)  # (3 heights, k, 3)
-    points = torch.from_numpy(points).to(lamp.device).permute(2, 0, 1)
-    rays = torch.arange(points[0].numel(), device=lamp.device).view(points[0].shape)
-    tiles = Tiles(points, rays >= 0, rays, lamp, soft)
+    points = (feet + heights[:, None]).reshape(-1, 3).T.astype(np.float32)
+    points = torch.from_numpy(points).to(lamp.device)  # (3, 3 * k)
+    ray = torch.arange(points.shape[1], device=lamp.device)
+    tiles = Tiles(points, ray >= 0, ray.view(3, -1), lamp, soft)
     low, middle, high = tiles.shadows(view, torch.zeros_like(view.kind), 1, shell).view(3, -1)
     return 1 - (low + middle + high) / 3
