@@ -1,4 +1,4 @@
-"""An empty place as its camera sees it: hits, light and own shadows, computed once and kept.
+"""An empty place as its camera sees it: what rays meet and its light, computed once and kept.
 
 Light from all around (`ambient`) and from the lamp or sun (`direct`, shadowed by the furniture) are
 kept apart, so that an object can later take away one without the other.
@@ -22,11 +22,7 @@ PROBE = 32  # rays along the side of the coarse picture that judges exposure and
 
 
 class Backdrop:
-    """An empty place on a grid of n x n rays, `across` of them the picture, the rest a margin.
-
-    `key` (n, n) int64 depths as `raster` writes them; `z` (n * n,) m, inf for sky; `light`
-    (6, n * n) ambient and direct RGB; `tiles` for shadows of what comes in.
-    """
+    """An empty place on a grid of n x n rays, `across` of them the picture, the rest a margin."""
 
     def __init__(self, place: places.Place, across: int, device: str, exposure: float = 1.0):
         self.place = place
@@ -40,14 +36,14 @@ class Backdrop:
         key = torch.full((self.n**2,), NOTHING, dtype=torch.int64, device=device)
         first = torch.full((1, 2), -self.margin, device=device)
         raster(self.view, torch.zeros_like(self.view.kind), first, self.n, across, key)
-        self.z = depth_of(key)
-        self.key = (key | PART).view(self.n, self.n)
-        self.light = self._light(key & PART) * exposure
+        self.key = (key | PART).view(self.n, self.n)  # depths to which `raster` adds
+        self.z = depth_of(key)  # (n * n,) m, inf for sky
+        self.light = self._light(key & PART) * exposure  # (6, n * n) ambient, direct RGB
         depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
         self.maps = torch.cat([self.light, depth[None]]).view(7, self.n, self.n)
 
     def _light(self, part: Tensor) -> Tensor:
-        """(6, n * n) off the parts (n * n,) that rays meet, or of the sky; lays out `tiles`."""
+        """(6, n * n) off the parts (n * n,) that rays meet, or of the sky; keeps their `tiles`."""
         place = self.place
         x = grid(torch.arange(self.n, device=self.device) - self.margin, self.across)
         u = x.repeat(self.n)  # (n * n,)

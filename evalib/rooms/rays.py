@@ -69,14 +69,7 @@ def about_y(angle: float) -> np.ndarray:
 
 
 class View:
-    """n parts as one camera sees them: float32 columns on a device.
-
-    `kind` (n,) int64; `bounds` (4, n) u0, u1, v0, v1 in the picture; `centre` (3, n) and `radius`
-    (n,) m of a ball around each; `half` (3, n) m; `paint` (10, n). In a part's coordinates: `ray`
-    (4, 3, n) the camera's rays, origin o and a, b, c of their direction a u + b v + c; `inward`
-    (4, 3, n) the world's axes x, y, z and its origin (transposed, it takes normals outward).
-    `world_ray` (4, 3, 1) the camera's rays in the world.
-    """
+    """n parts as one camera sees them: float32 columns on a device."""
 
     def __init__(self, parts: Parts, camera: Camera, device: torch.device | str):
         def send(x: np.ndarray) -> Tensor:  # (n, ...) -> (..., n)
@@ -84,26 +77,29 @@ class View:
             return torch.from_numpy(x).to(device)
 
         self.camera = camera
-        self.kind = torch.from_numpy(parts.kind.astype(np.int64)).to(device)
-        self.half = send(parts.half)
-        self.paint = send(parts.paint)
+        self.kind = torch.from_numpy(parts.kind.astype(np.int64)).to(device)  # (n,)
+        self.half = send(parts.half)  # (3, n) m
+        self.paint = send(parts.paint)  # (10, n)
+        self.centre = send(parts.centre)  # (3, n) m
+        reach = np.where(parts.kind == BALL, parts.half.max(1), np.linalg.norm(parts.half, axis=1))
+        self.radius = send(reach)  # (n,) m, of a ball around each
         inward = parts.turn.swapaxes(1, 2) / parts.half[:, :, None]
         offset = -(inward @ parts.centre[:, :, None])  # (n, 3, 1)
+        # (4, 3, n) the world's axes x, y, z and its origin in the part's coordinates; the axes'
+        # transpose takes a normal from the part to the world
         self.inward = send(np.c_[inward, offset].swapaxes(1, 2))
-        eye = inward @ camera.eye[:, None] + offset
+        # rays are o + t (a u + b v + c): o, a, b, c in the world, and in each part's coordinates
         basis = camera.axes * np.array([[camera.tan], [camera.tan], [1.0]])
-        self.ray = send(np.c_[eye, inward @ basis.T].swapaxes(1, 2))
-        self.world_ray = send(np.stack([camera.eye, *basis])[None])
+        self.world_ray = send(np.stack([camera.eye, *basis])[None])  # (4, 3, 1)
+        eye = inward @ camera.eye[:, None] + offset
+        self.ray = send(np.c_[eye, inward @ basis.T].swapaxes(1, 2))  # (4, 3, n)
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
         corners = (signs * parts.half[:, None]) @ parts.turn.swapaxes(1, 2)  # (n, 8, 3)
         u, v, z = camera.project(corners + parts.centre[:, None])
         bounds = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
         bounds[z.min(1) <= NEAR_M] = (-9, 9, -9, 9)  # reaches the eye: the whole picture
         bounds[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
-        self.bounds = send(bounds.clip(-9, 9))
-        self.centre = send(parts.centre)
-        reach = np.where(parts.kind == BALL, parts.half.max(1), np.linalg.norm(parts.half, axis=1))
-        self.radius = send(reach)
+        self.bounds = send(bounds.clip(-9, 9))  # (4, n) u0, u1, v0, v1
 
 
 def dot(a: Sequence | Tensor, b: Sequence | Tensor) -> Tensor:

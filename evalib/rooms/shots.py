@@ -1,4 +1,4 @@
-"""The door: photograph empty places and samples, ray-traced from (seed, id).
+"""Render: photograph empty places and samples, ray-traced from (seed, id).
 
 A sample is two shots of one fixed camera, an empty one and one with something new, and the exact
 mask and depth of the second. What the place alone gives is kept by `backdrop`; per sample, rays are
@@ -27,21 +27,17 @@ SHAKE = np.array([-2, -1, -1, 0, 0, 1, 1, 2])  # halves of a pixel at 64 px
 def render_backgrounds(
     bg: Sequence[int], size: int, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Photograph empty places.
+    """Photograph empty places `bg` (0..99 for the built-in tiers), `size` pixels along a side.
 
-    Input:
-        bg:   background numbers, 0..99 for the built-in tiers.
-        size: pixels along a side, at least 16.
     Returns:
         bg: (B, S, S, 3) uint8; bg_depth: (B, S, S) uint8, 255 at 10 m or more.
     Raises:
         ValueError: a size below 16, a negative background.
     """
     bg = _checked(bg, size)
-    still = [torch.empty(0, 7, size, size, device=device)]
-    for b in bg:
-        still.append(backdrop(seed, int(b), size, str(device)).still(np.zeros((1, 2), int)))
-    still = torch.cat(still)
+    still = torch.empty(len(bg), 7, size, size, device=device)
+    for row, number in enumerate(bg.tolist()):
+        still[row] = backdrop(seed, number, size, str(device)).still(np.zeros((1, 2), int))[0]
     image = develop(still[:, :3] + still[:, 3:6], seed, bg)
     return {"bg": image, "bg_depth": still[:, 6].round().to(torch.uint8)}
 
@@ -49,15 +45,12 @@ def render_backgrounds(
 def render(
     ids: Sequence[int], size: int, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Photograph samples; fastest when ids of one background stand together.
+    """Photograph samples, `size` pixels along a side; fastest when one background's are together.
 
-    Input:
-        ids:  sample numbers `(bg * 100 + fg) * 40 + 2 * spot + mirrored`.
-        size: pixels along a side, at least 16.
+    ids: `(bg * 100 + fg) * 40 + 2 * spot + mirrored`, each with the same pixels in any company.
     Returns:
         fg_bg: (B, S, S, 3) uint8; mask: (B, S, S) uint8 in {0, 255}, shadows excluded;
         depth: (B, S, S) uint8, 255 at 10 m or more. A share EMPTY_SHARE of samples has no object.
-        The same values for an id whatever else is in `ids`.
     Raises:
         ValueError: a size below 16, a negative id.
     """

@@ -1,4 +1,4 @@
-"""What surfaces look like: their normal, and colours from stripes, bricks, wood, leaves and noise.
+"""What surfaces look like where rays meet them: normals, and patterns from stripes to leaves.
 
 Patterns are functions of metres on the surface, so that a picture of any size shows the same; one
 too fine for the distance between rays fades to its mean. Noise comes from a table that repeats.
