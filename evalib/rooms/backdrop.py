@@ -36,11 +36,11 @@ class Backdrop:
         key = torch.full((self.n**2,), NOTHING, dtype=torch.int64, device=device)
         first = torch.full((1, 2), -self.margin, device=device)
         raster(self.view, torch.zeros_like(self.view.kind), first, self.n, across, key)
-        self.key = (key | PART).view(self.n, self.n)  # depths to which `raster` adds
+        self.key = key | PART  # (n * n,) depths to which `raster` adds
         self.z = depth_of(key)  # (n * n,) m, inf for sky
         self.light = self._light(key & PART) * exposure  # (6, n * n) ambient, direct RGB
         depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
-        self.maps = torch.cat([self.light, depth[None]]).view(7, self.n, self.n)
+        self.maps = torch.cat([self.light, depth[None]])  # (7, n * n)
 
     def _light(self, part: Tensor) -> Tensor:
         """(6, n * n) off the parts (n * n,) that rays meet, or of the sky; keeps their `tiles`."""
@@ -55,7 +55,7 @@ class Backdrop:
         rays = torch.arange(self.n**2, device=self.device).view(-1, TILE, self.n // TILE, TILE)
         rays = rays.permute(1, 3, 0, 2).reshape(TILE**2, -1)  # (64, tiles)
         self.tiles = Tiles(s.point, seen, rays, self.lamp, place.soft)
-        shadow = self.tiles.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)
+        shadow = self.tiles.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)[0]
         fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
         rise = (v * 0.5 + 0.5).clamp(0, 1)
         rise = rise * (1 + 0.25 * clouds(u / (0.4 + rise), v / (0.4 + rise)))
@@ -66,15 +66,16 @@ class Backdrop:
         return torch.cat([ambient, direct])
 
     def cut(self, maps: Tensor, shift: np.ndarray) -> Tensor:
-        """Maps (B, ..., n, n) -> (B, ..., 2S, 2S), as pictures moved by `shift` (B, 2) rays see."""
+        """Maps (B, ..., n * n) -> (B, ..., 2S, 2S) of pictures moved by `shift` (B, 2) rays."""
         wide = self.across
+        maps = maps.unflatten(-1, (self.n, self.n))
         starts = (shift + self.margin).tolist()
         cuts = [m[..., y : y + wide, x : x + wide] for m, (x, y) in zip(maps, starts, strict=True)]
         return torch.stack(cuts)
 
     def still(self, shift: np.ndarray) -> Tensor:
         """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
-        return halve(self.cut(self.maps.expand(len(shift), -1, -1, -1), shift))
+        return halve(self.cut(self.maps.expand(len(shift), -1, -1), shift))
 
 
 def _open(place: places.Place, point: Tensor) -> Tensor:

@@ -13,14 +13,10 @@ from evalib.rooms.rays import View, by_kind, dot, span
 def opacity(
     view: View, kind: int, some: Tensor, lamp: Tensor, soft: float, point: Tensor
 ) -> Tensor:
-    """How much of the lamp each part hides from points: 0 nothing .. 1 all.
+    """(n, k) how much of the lamp parts `some` (k,), all of one kind, hide from points (3, n, k) m.
 
-    The chord inside a convex part, over the width of the lamp's cone, is near enough.
-    Input:
-        some:  (k,) int64 parts, all of one kind.
-        lamp:  (3,) where it is, m; soft: its radius over its distance.
-        point: (3, n, k) m, n points for each part.
-    Returns: (n, k)
+    Near enough is the chord inside a part over the width of the lamp's cone; `soft` is the lamp's
+    radius over its distance.
     """
     inward = view.inward.index_select(2, some)[:, :, None]  # (4, 3, 1, k)
     o = dot(inward, point) + inward[3]  # (3, n, k) in the part's coordinates
@@ -41,6 +37,7 @@ class Tiles:
     def __init__(self, point: Tensor, seen: Tensor, rays: Tensor, lamp: Tensor, soft: float):
         self.points = point[:, rays]  # (3, p, tiles)
         self.rays = rays
+        self.n = len(seen)
         self.lamp = lamp
         self.soft = soft
         seen = seen[rays]
@@ -51,13 +48,13 @@ class Tiles:
         self.radius[~seen.any(0)] = -1e9
 
     def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
-        """(b * rays,) share of the lamp's light that parts from `shell` on take from the place.
+        """(b, n) share of the lamp's light that parts from `shell` on take from the place.
 
         owner: (parts,) which of b copies of the place a part stands in.
         """
         way = self.lamp[:, None] - self.middle  # (3, tiles)
         length = dot(way, way).sqrt()
-        gap = [view.centre[i, shell:, None] - self.middle[i] for i in range(3)]  # (parts, tiles)
+        gap = view.centre[:, shell:, None] - self.middle[:, None]  # (3, parts, tiles)
         along = dot(gap, way / length)
         aside = dot(gap, gap) - along * along
         radius = view.radius[shell:, None]
@@ -65,15 +62,15 @@ class Tiles:
         near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
         part, tile = near.nonzero(as_tuple=True)
         part = part + shell
-        dark = self.points.new_zeros(b * self.rays.numel())
+        dark = self.points.new_zeros(b * self.n)
         for kind, some in by_kind(view.kind[part]):
             point = self.points.index_select(2, tile[some])
             share = opacity(view, kind, part[some], self.lamp, self.soft, point)
             self._deepen(dark, share, tile[some], owner[part[some]])
-        return dark
+        return dark.view(b, -1)
 
     def contact(self, feet: np.ndarray, wide: np.ndarray, owner: Tensor, b: int) -> Tensor:
-        """(b * rays,) share of the sky that k things hide from the floor around their feet.
+        """(b, n) share of the sky that k things hide from the floor around their feet.
 
         feet: (k, 3) m; wide: (k,) half widths, m; owner: (k,) which of b copies they stand in.
         """
@@ -87,16 +84,16 @@ class Tiles:
         dx = (x - foot[0]) / foot[3]
         dz = (z - foot[2]) / foot[3]
         close = (1 - (dx * dx + dz * dz)).clamp(min=0)
-        dark = self.points.new_zeros(b * self.rays.numel())
+        dark = self.points.new_zeros(b * self.n)
         share = 0.6 * close * close * (1 - y / 0.5).clamp(0, 1)
         self._deepen(dark, share, tile, owner[thing])
-        return dark
+        return dark.view(b, -1)
 
     def _deepen(self, dark: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
         """Raise `dark` to the shares (64, k) of tiles (k,) in the copies of their owners."""
         share = share.reshape(-1)
         some = share.nonzero()[:, 0]
-        ray = (self.rays.index_select(1, tile) + owner * self.rays.numel()).view(-1)
+        ray = (self.rays.index_select(1, tile) + owner * self.n).view(-1)
         dark.scatter_reduce_(0, ray.index_select(0, some), share.index_select(0, some), "amax")
 
 
@@ -107,5 +104,5 @@ def lit(view: View, shell: int, lamp: Tensor, soft: float, feet: np.ndarray) -> 
     points = torch.from_numpy(points).to(lamp.device)  # (3, 3 * k)
     ray = torch.arange(points.shape[1], device=lamp.device)
     tiles = Tiles(points, ray >= 0, ray.view(3, -1), lamp, soft)
-    low, middle, high = tiles.shadows(view, torch.zeros_like(view.kind), 1, shell).view(3, -1)
-    return 1 - (low + middle + high) / 3
+    dark = tiles.shadows(view, torch.zeros_like(view.kind), 1, shell).view(3, -1)
+    return 1 - (dark[0] + dark[1] + dark[2]) / 3

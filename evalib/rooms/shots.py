@@ -110,27 +110,26 @@ class _Group:
         thing = torch.from_numpy(them.which).to(drop.device)  # (parts,)
         owner = torch.from_numpy(them.owner).to(drop.device)  # (things,)
         shift = torch.from_numpy(self.shift).to(drop.device)
-        key = drop.cut(drop.key.expand(b, -1, -1), self.shift).view(-1)  # (B * 2S * 2S,)
-        raster(view, owner[thing], shift, across, across, key)
-        shadow = drop.tiles.shadows(view, owner[thing], b)  # (B * n * n,)
-        dim = drop.tiles.contact(them.at, them.wide, owner, b)
-        changed = drop.cut(((shadow > 0) | (dim > 0)).view(b, drop.n, drop.n), self.shift)
-        changed = (changed.view(-1) | (key & PART != PART)).view(b, size, 2, size, 2)
-        who, y, x = changed.any(4).any(2).nonzero(as_tuple=True)  # (k,) pixels
+        key = drop.cut(drop.key.expand(b, -1), self.shift)  # (B, 2S, 2S), as all maps below
+        raster(view, owner[thing], shift, across, across, key.view(-1))
+        shadow = drop.cut(drop.tiles.shadows(view, owner[thing], b), self.shift)
+        dim = drop.cut(drop.tiles.contact(them.at, them.wide, owner, b), self.shift)
+        changed = (shadow > 0) | (dim > 0) | (key & PART != PART)
+        changed = changed.view(b, size, 2, size, 2).any(4).any(2)  # (B, S, S)
+        who, y, x = changed.nonzero(as_tuple=True)  # (k,) pixels
         # their four rays: (4 k,), k of the first, k of the second ...
         corner = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=drop.device)
         column = (2 * x + corner[:, 1:]).view(-1)
         row = (2 * y + corner[:, :1]).view(-1)
         whose = who.repeat(4)
-        seen = key.take((whose * across + row) * across + column)
-        # the same rays in the camera's grid, and on the place
-        column, row = shift.T.index_select(1, whose) + torch.stack([column, row])
-        under = (row + drop.margin) * drop.n + column + drop.margin
-        there = whose * drop.n**2 + under
+        ray = (whose * across + row) * across + column
+        seen = key.take(ray)
         ambient, direct = self.change.T.index_select(1, whose)
-        ambient = ambient * (1 - dim.take(there))
-        direct = direct * (1 - shadow.take(there))
-        old = drop.light.index_select(1, under)
+        ambient = ambient * (1 - dim.take(ray))
+        direct = direct * (1 - shadow.take(ray))
+        # the same rays in the camera's grid, and what the empty place is there
+        column, row = shift.T.index_select(1, whose) + torch.stack([column, row])
+        old = drop.light.index_select(1, (row + drop.margin) * drop.n + column + drop.margin)
         light = old[:3] * ambient + old[3:] * direct  # (3, 4 k)
         # those of them that meet an object
         new = (seen & PART != PART).nonzero()[:, 0]

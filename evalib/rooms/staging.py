@@ -168,7 +168,7 @@ def _visible(drop: Backdrop, them: Cast) -> np.ndarray:
     first = torch.zeros(k, 2, dtype=torch.int64)
     raster(view, torch.from_numpy(them.which), first, PROBE, PROBE, keys)
     z = depth_of(keys).view(k, PROBE, PROBE)
-    behind = drop.cut(drop.z.view(1, drop.n, drop.n), np.zeros((1, 2), int))
+    behind = drop.cut(drop.z[None], np.zeros((1, 2), int))
     hit = (z < 1e9).sum((1, 2)).numpy()
     seen = (z < behind).sum((1, 2)).numpy()
     return np.where(seen > 0.65 * PROBE**2, 1, np.where(seen * 5 >= hit, seen, 0))
