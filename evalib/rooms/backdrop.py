@@ -75,7 +75,9 @@ class Backdrop:
 
     def still(self, shift: np.ndarray) -> Tensor:
         """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
-        return halve(self.cut(self.maps.expand(len(shift), -1, -1), shift))
+        shift, which = np.unique(shift, axis=0, return_inverse=True)  # most cameras stand still
+        still = halve(self.cut(self.maps.expand(len(shift), -1, -1), shift))
+        return still[which.reshape(-1)]
 
 
 def _open(place: places.Place, point: Tensor) -> Tensor:
