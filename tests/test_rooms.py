@@ -10,7 +10,8 @@ from evalib import manifest, rooms
 from evalib.rooms import objects, places, sensor, staging
 from evalib.rooms.backdrop import backdrop
 from evalib.rooms.builder import Sketch, chance, paint
-from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, opacity, raster, span
+from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, depth_of, raster, span
+from evalib.rooms.shadows import Tiles, opacity
 
 # two rooms, a yard and a street, twelve samples of each
 IDS = np.concatenate([bg * 4000 + np.arange(12) * 331 for bg in (0, 5, 10, 20)])
@@ -115,7 +116,7 @@ def _view(add) -> View:
 def _depth(view: View, n: int = 32) -> torch.Tensor:
     key = torch.full((n * n,), NOTHING, dtype=torch.int64)
     raster(view, torch.zeros_like(view.kind), torch.zeros(1, 2, dtype=torch.int64), n, n, key)
-    return (key >> 32).int().view(torch.float32).view(n, n)
+    return depth_of(key).view(n, n)
 
 
 def test_depth_is_along_the_axis_and_the_nearest_part_wins():
@@ -139,10 +140,31 @@ def test_parts_behind_the_camera_are_not_seen():
 def test_a_shadow_is_full_in_the_middle_and_ends_at_the_side():
     view = _view(lambda s: s.ball((0, 1, 5), (0.5, 0.5, 0.5), paint(np.ones(3))))
     x = torch.tensor([0.0, 0.45, 0.7])
-    point = [x, torch.zeros(3), torch.full((3,), 5.0)]
+    point = torch.stack([x, torch.zeros(3), torch.full((3,), 5.0)])[:, :, None]
     some, lamp = torch.zeros(1, dtype=torch.int64), torch.tensor([0.0, 50.0, 5.0])
-    dark = opacity(view, BALL, some, lamp, 0.3, point)
+    dark = opacity(view, BALL, some, lamp, 0.3, point)[:, 0]
     assert dark[0] == 1 and 0 < dark[1] <= 1 and dark[2] == 0
+
+
+def test_no_shadow_is_lost_between_tiles():
+    def things(s):
+        for x in range(-3, 4):
+            s.pick(s.ball, s.box, s.tube)((x, s.u(0, 1), s.u(3, 6)), (0.1, 0.3, 0.2), paint(0.5))
+
+    view = _view(things)
+    spread = np.random.default_rng(1).random((3, 640)) * [[8], [1], [8]] - [[4], [1], [0]]
+    point = torch.from_numpy(spread.astype(np.float32))
+    order = point[0].argsort()  # neighbours share a tile
+    lamp = torch.tensor([1.0, 4.0, 5.0])
+    tiles = Tiles(point, torch.ones(640, dtype=torch.bool), order.view(40, 16).T, lamp, 0.2)
+    found = tiles.shadows(view, torch.zeros_like(view.kind), 1)
+    wanted = torch.zeros(640)
+    for part in range(len(view.kind)):
+        some = torch.tensor([part])
+        share = opacity(view, int(view.kind[part]), some, lamp, 0.2, point[:, :, None])
+        wanted = torch.maximum(wanted, share[:, 0])
+    assert torch.equal(found[0], wanted)
+    assert 0.02 < (wanted > 0).float().mean() < 0.9
 
 
 def test_jpeg_is_what_a_codec_does():

@@ -1,9 +1,10 @@
 """The built-in pictures: ray-traced rooms, yards and streets with something new in them.
 
-`render(ids, size)` is the door. Behind it: `places` (furnished by `furniture`) and `objects` are
-put together by `builder`, `staging` says who stands where, `rays` and `surfaces` tell what a pixel
-sees, `backdrop` keeps what an empty place needs only once, `shots` draws the rest, and `sensor`
-photographs it.
+`render(ids, size)` is the door. What there is: `places`, `furniture` and `objects` (a new kind of
+thing goes there), put together from simple parts by `builder`; `staging` says who stands where.
+What is seen of it: `rays` find the part behind a pixel, `surfaces` its colour, `shadows` what keeps
+light from it; `backdrop` lights an empty place, once; `shots` draws what is new; `sensor` makes a
+photograph of light: exposure, noise, JPEG.
 """
 
 from evalib.rooms.shots import render, render_backgrounds

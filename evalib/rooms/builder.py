@@ -27,8 +27,11 @@ class Sketch:
     """Collects parts, in metres, y up, and `blocks` (x0, x1, z0, z1) of what stands in the way."""
 
     def __init__(self, rng: np.random.Generator):
-        self.rng, self.rows, self.blocks = rng, [], []
-        self.turn, self.origin = np.eye(3), np.zeros(3)
+        self.rng = rng
+        self.rows = []
+        self.blocks = []
+        self.turn = np.eye(3)
+        self.origin = np.zeros(3)
 
     def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Sketch":
         """The same sketch with parts placed relative to a point and a heading."""
@@ -64,7 +67,8 @@ class Sketch:
         c, s = abs(np.cos(yaw)), abs(np.sin(yaw))
         x0, x1 = x - rx * c - rz * s, x + rx * c + rz * s
         z0, z1 = z - rx * s - rz * c, z + rx * s + rz * c
-        if all(x1 < b[0] or x0 > b[1] or z1 < b[2] or z0 > b[3] for b in self.blocks):
+        taken = any(x0 <= b[1] and b[0] <= x1 and z0 <= b[3] and b[2] <= z1 for b in self.blocks)
+        if not taken:
             self.blocks.append((x0, x1, z0, z1))
             make(self.at(x, z, yaw), rx, rz)
 

@@ -1,4 +1,4 @@
-"""What stands about in rooms, yards and streets, and what hangs on walls.
+"""What stands about in rooms, yards and streets and what hangs on walls: a new kind goes here.
 
 Furniture stands at the origin with its back to -z, in a box of half sizes rx, rz, which
 objects ignore; things on walls have the wall at z = 0 and `day`, the brightness outside.

@@ -1,6 +1,7 @@
 """What can come into a picture: people, sitting people, animals, vehicles and household things.
 
-An object is a handful of parts with its feet at y = 0, facing +z, drawn from (seed, number) alone.
+A new kind goes here. An object is a handful of parts with its feet at y = 0, facing +z, drawn from
+(seed, number) alone.
 """
 
 from functools import lru_cache

@@ -18,22 +18,22 @@ GLASS = paint([0.04, 0.05, 0.07], [0.3, 0.36, 0.45], "noise", 0.4)
 
 
 class Place(NamedTuple):
-    """One background."""
+    """One background; colours are (3,) linear RGB."""
 
     parts: Parts
-    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
     shell: int  # so many parts come first that throw no shadows: ground and walls
+    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
+    floor: tuple  # x0, x1, z0, z1 m where one can stand
+    reach: float  # how far off objects may be, m
     camera: Camera
     light: np.ndarray  # (3,) m, where the lamp is
-    direct: np.ndarray  # (3,) linear RGB, as all below: the lamp's light
+    direct: np.ndarray  # the lamp's light
     soft: float  # the lamp's radius over its distance
     sky: np.ndarray  # light from above
     bounce: np.ndarray  # light from below
-    floor: tuple  # x0, x1, z0, z1 m where one can stand
-    reach: float  # how far off objects may be, m
-    indoors: bool
-    haze: np.ndarray  # of the visible sky, and its zenith
-    zenith: np.ndarray
+    haze: np.ndarray = np.zeros(3)  # the visible sky at the horizon
+    zenith: np.ndarray = np.zeros(3)
+    indoors: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -41,11 +41,12 @@ def build(seed: int, bg: int) -> Place:
     """Background `bg`, the same at every call; kinds go with bg // 5, so both splits have all."""
     s = Sketch(np.random.Generator(np.random.Philox(key=[seed + 2**32, bg])))
     kind = KINDS[(bg // 5) % len(KINDS)]
-    rest = open_place(s, kind == "street") if kind in ("yard", "street") else room(s, kind)
-    return Place(s.parts(), np.array(s.blocks, float).reshape(-1, 4), *rest)
+    if kind in ("yard", "street"):
+        return open_place(s, street=kind == "street")
+    return room(s, kind)
 
 
-def room(s: Sketch, kind: str) -> tuple:
+def room(s: Sketch, kind: str) -> Place:
     """A box of a room, x in 0..wide, z in 0..deep, the camera near z = 0 looking in."""
     wide, deep, tall = s.u(3.2, 6.5), s.u(3.8, 8.5), s.u(2.35, 3.3)
     if kind == "hall":
@@ -70,10 +71,20 @@ def room(s: Sketch, kind: str) -> tuple:
         s.tube((lamp[0], tall, lamp[2]), (0.22, 0.05, 0.22), paint(tint, glow=1.4))
     share = s.u(0.3, 0.75)  # of the lamp in all the light
     sky = (1 - share) * (0.6 + 0.4 * np.array([s.u(0.8, 1), 1, s.u(0.8, 1.1)]))
-    bounce, inside = 0.35 * sky + 0.3 * floor[:3], (0.05, wide - 0.05, 0.05, deep - 0.05)
-    soft = s.u(0.08, 0.3)
-    direct = share * 1.9 * tint
-    return shell, camera, lamp, direct, soft, sky, bounce, inside, 9.0, True, sky, sky
+    return Place(
+        parts=s.parts(),
+        shell=shell,
+        blocks=np.array(s.blocks, float).reshape(-1, 4),
+        floor=(0.05, wide - 0.05, 0.05, deep - 0.05),
+        reach=9.0,
+        camera=camera,
+        light=lamp,
+        direct=share * 1.9 * tint,
+        soft=s.u(0.08, 0.3),
+        sky=sky,
+        bounce=0.35 * sky + 0.3 * floor[:3],
+        indoors=True,
+    )
 
 
 def _walls(s: Sketch, wide: float, deep: float, tall: float) -> tuple:
@@ -124,7 +135,7 @@ def _furnish(s: Sketch, kind: str, wide: float, deep: float) -> None:
         s.stand(make, x + s.u(-1.3, 1.3), z + s.u(-1, 1.2), s.u(0, 6), 0.25, 0.25)
 
 
-def open_place(s: Sketch, street: bool) -> tuple:
+def open_place(s: Sketch, street: bool) -> Place:
     """Ground, sky and what stands about: a yard with bushes and a fence, a street with facades."""
     high = s.pick(s.u(1.4, 1.9), s.u(1.4, 1.9), s.u(2.2, 4), s.u(4, 7))  # a hand, a pole, a house
     look = s.u(4, 10) if high < 2 else high * s.u(1.6, 3.5)  # where the picture's middle is
@@ -157,13 +168,22 @@ def open_place(s: Sketch, street: bool) -> tuple:
     camera = Camera.aim((0, high, 0), s.u(-0.15, 0.15), pitch, s.u(-0.03, 0.03), tan)
     sunny, angle, height = s.maybe(0.55), s.u(0, 2 * np.pi), s.u(0.5, 1.3)
     level = np.cos(height)
-    sun = 60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level])
     sky = np.array([0.36, 0.41, 0.52]) if sunny else np.full(3, 0.9)
-    direct = (1.3 if sunny else 0.25) * np.array([1, 0.95, 0.85])
-    haze, zenith = np.full(3, 1.1), np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85)
-    bounce, floor = 0.3 * sky + 0.4 * tone, (-25, 25, 0.5, far + 6)
-    soft, reach = 0.02 if sunny else 0.4, 2.2 * look
-    return shell, camera, sun, direct, soft, sky, bounce, floor, reach, False, haze, zenith
+    return Place(
+        parts=s.parts(),
+        shell=shell,
+        blocks=np.array(s.blocks, float).reshape(-1, 4),
+        floor=(-25, 25, 0.5, far + 6),
+        reach=2.2 * look,
+        camera=camera,
+        light=60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level]),
+        direct=(1.3 if sunny else 0.25) * np.array([1, 0.95, 0.85]),
+        soft=0.02 if sunny else 0.4,
+        sky=sky,
+        bounce=0.3 * sky + 0.4 * tone,
+        haze=np.full(3, 1.1),
+        zenith=np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85),
+    )
 
 
 def _road(s: Sketch) -> None:

@@ -88,16 +88,12 @@ def _round_trip(x: Tensor, table: tuple, scale: np.ndarray) -> Tensor:
     b, c, s, _ = x.shape
     step = np.clip(np.floor(np.array(table) * scale[:, None] + 0.5), 1, 255)
     step = torch.from_numpy(step.astype(np.float32)).to(x.device).view(b, 1, 8, 8)
-    k, n = np.arange(8)[:, None], np.arange(8)
-    cosines = 512 * np.cos((2 * n + 1) * k * np.pi / 16) * np.where(k == 0, 0.5**0.5, 1)
+    k = np.arange(8)[:, None]
+    cosines = 512 * np.cos((2 * k.T + 1) * k * np.pi / 16) * np.where(k == 0, 0.5**0.5, 1)
     cosines = torch.from_numpy(np.round(cosines).astype(np.float32)).to(x.device)
+    # sums stay below 2**24, where float32 is exact, so that no order of adding matters
     blocks = x.view(b, c, s // 8, 8, s // 8, 8).permute(0, 1, 2, 4, 3, 5).reshape(b, -1, 8, 8)
-    coarse = (_both_ways(blocks, cosines.T.contiguous()) / step).round() * step
-    back = _both_ways(coarse, cosines).round()
+    waves = cosines @ (blocks @ cosines.T / 128).round() / 8192
+    coarse = (waves / step).round() * step
+    back = (cosines.T @ (coarse @ cosines / 128).round() / 8192).round()
     return back.view(b, c, s // 8, s // 8, 8, 8).permute(0, 1, 2, 4, 3, 5).reshape(b, c, s, s)
-
-
-def _both_ways(blocks: Tensor, matrix: Tensor) -> Tensor:
-    """Transform rows, then columns; sums stay below 2**24, where float32 is exact."""
-    rows = (blocks @ matrix / 128).round().transpose(2, 3).contiguous()
-    return (rows @ matrix / 8192).transpose(2, 3).contiguous()

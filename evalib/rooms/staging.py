@@ -9,7 +9,7 @@ from evalib.manifest import N_FG, N_PLACEMENTS, held_out
 from evalib.rooms import objects
 from evalib.rooms.backdrop import PROBE, Backdrop, probe
 from evalib.rooms.builder import chance
-from evalib.rooms.rays import NOTHING, Parts, View, about_y, raster
+from evalib.rooms.rays import NOTHING, Parts, View, about_y, depth_of, raster
 
 EMPTY_SHARE = 0.02
 TRIES = 24
@@ -23,51 +23,52 @@ def empty(ids: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 class Cast(NamedTuple):
-    """k objects in the pictures of a group: whose picture, feet (k, 3), half width; their parts."""
+    """k objects in the pictures of a group."""
 
-    owner: np.ndarray
-    at: np.ndarray
-    wide: np.ndarray
+    owner: np.ndarray  # (k,) the picture an object is in
+    at: np.ndarray  # (k, 3) m, its feet
+    wide: np.ndarray  # (k,) m, its half width
     parts: Parts
     which: np.ndarray  # (parts,) the object a part belongs to
 
 
 def cast(seed: int, bg: int, ids: np.ndarray) -> Cast | None:
     """Choose objects and spots until each sample meant to show something does; None: all empty."""
-    drop, _ = probe(seed, bg)
+    drop = probe(seed, bg)
     owner = np.flatnonzero(~empty(ids, seed))
     if not len(owner):
         return None
-    spot, mirror, fg = ids // 2, ids % 2 == 1, ids // N_PLACEMENTS % N_FG
+    spot = ids // 2
+    mirror = ids % 2 == 1
+    fg = ids // N_PLACEMENTS % N_FG
     first = owner, fg[owner], *_settle(seed, drop, fg[owner], spot[owner], mirror[owner])
     more = [_company(seed, drop, *first, spot[owner], *which) for which in ((1, 0.25), (2, 0.08))]
     owner, fg, at, yaw = (np.concatenate(columns) for columns in zip(first, *more, strict=True))
     them = _assemble(seed, drop, owner, fg, at, yaw, mirror[owner])
-    # some objects have the colours of the walls or the floor, and some are dark
-    colours, shell = them.parts.paint[:, :6], drop.place.parts.paint[: drop.place.shell, :6]
+    colours = them.parts.paint[:, :6]
     r = chance(seed, spot[owner], "clothes", 2)[them.which]
-    alike, dark = r[:, 0] < 0.08, r[:, 0] > 0.93
+    alike = r[:, 0] < 0.08  # in the colours of the walls or the floor
+    shell = drop.place.parts.paint[: drop.place.shell, :6]
     model = shell[(r[alike, 1] * len(shell)).astype(int)]
     colours[alike] = 0.3 * colours[alike] + 0.7 * model
-    colours[dark] *= 0.15
+    colours[r[:, 0] > 0.93] *= 0.15  # dark
     return them
 
 
 def _settle(seed: int, drop: Backdrop, fg, spot, mirror) -> tuple[np.ndarray, np.ndarray]:
     """Feet (B, 3) and headings (B,) at which the camera sees enough of each object."""
-    at, yaw, seen = np.zeros((len(fg), 3)), np.zeros(len(fg)), np.full(len(fg), -1)
+    best = np.full((len(fg), 5), -1.0)  # rays that meet the object, feet, heading
     left = np.arange(len(fg))
     for attempt in range(10):
-        a, y = _stand(seed, drop, fg[left], spot[left], attempt)
-        alone = _assemble(seed, drop, np.arange(len(left)), fg[left], a, y, mirror[left])
-        count = _visible(drop, alone)
-        better = count > seen[left]
-        rows = left[better]
-        at[rows], yaw[rows], seen[rows] = a[better], y[better], count[better]
-        left = left[seen[left] < 3]
+        at, yaw = _stand(seed, drop, fg[left], spot[left], attempt)
+        alone = _assemble(seed, drop, np.arange(len(left)), fg[left], at, yaw, mirror[left])
+        found = np.c_[_visible(drop, alone), at, yaw]
+        better = found[:, 0] > best[left, 0]
+        best[left[better]] = found[better]
+        left = left[best[left, 0] < 3]
         if not len(left):
             break
-    return at, yaw
+    return best[:, 1:4], best[:, 4]
 
 
 def _company(seed: int, drop: Backdrop, owner, fg, at, yaw, spot, nth: int, share: float) -> tuple:
@@ -75,17 +76,19 @@ def _company(seed: int, drop: Backdrop, owner, fg, at, yaw, spot, nth: int, shar
     some = chance(seed, spot, "company", 1)[:, 0] < share
     if not some.any():
         return owner[:0], fg[:0], at[:0], yaw[:0]
-    other = _companion(fg[some], chance(seed, spot[some], f"companion {nth}", 1)[:, 0])
-    a, y = _stand(seed, drop, other, spot[some], -nth)
-    room = _things(seed, drop, other)[1] + _things(seed, drop, fg[some])[1]
-    apart = np.linalg.norm(a - at[some], axis=1) > 0.7 * room[:, [0, 2]].max(1)
-    return owner[some][apart], other[apart], a[apart], y[apart]
+    owner, fg, at, spot = owner[some], fg[some], at[some], spot[some]
+    other = _companion(fg, chance(seed, spot, f"companion {nth}", 1)[:, 0])
+    its_at, its_yaw = _stand(seed, drop, other, spot, -nth)
+    room = _things(seed, drop, other)[1] + _things(seed, drop, fg)[1]
+    apart = np.linalg.norm(its_at - at, axis=1) > 0.7 * room[:, [0, 2]].max(1)
+    return owner[apart], other[apart], its_at[apart], its_yaw[apart]
 
 
 def _companion(fg: np.ndarray, r: np.ndarray) -> np.ndarray:
     """Another object from the same side of the split, so that no held-out object slips in."""
     seen = (r * 80).astype(np.int64)
-    return np.where(held_out(fg), (r * 20).astype(np.int64) * 5 + 4, seen // 4 * 5 + seen % 4)
+    unseen = (r * 20).astype(np.int64)
+    return np.where(held_out(fg), unseen * 5 + 4, seen // 4 * 5 + seen % 4)
 
 
 def _things(seed: int, drop: Backdrop, fg: np.ndarray) -> tuple[list[Parts], np.ndarray]:
@@ -109,24 +112,26 @@ def _assemble(seed: int, drop: Backdrop, owner, fg, at, yaw, mirror) -> Cast:
 
 def _stand(seed: int, drop: Backdrop, fg, keys, attempt: int) -> tuple[np.ndarray, np.ndarray]:
     """Pick from TRIES spots on the floor (B, 3) the first that is free and seen; headings (B,)."""
-    place, camera = drop.place, drop.place.camera
+    place = drop.place
+    camera = place.camera
     r = chance(seed, keys, f"spot {attempt}", 3 + 2 * TRIES)
-    across, tall, deep = _things(seed, drop, fg)[1].T
-    yaw = 2 * np.pi * r[:, 0]
+    turn, size, luck, depths, sides = np.split(r, [1, 2, 3, 3 + TRIES], axis=1)
+    across, tall, deep = _things(seed, drop, fg)[1].T[:, :, None]  # (B, 1)
+    yaw = 2 * np.pi * turn
     c, s = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
-    wide, long = (c * across + s * deep)[:, None], (s * across + c * deep)[:, None]
-    tall, size, luck = tall[:, None], r[:, 1:2], r[:, 2:3]
-    drift = (r[:, 3 : 3 + TRIES] - 0.5) * np.linspace(0.2, 3 + attempt % 4, TRIES)  # then any size
+    wide = c * across + s * deep
+    long = s * across + c * deep
+    drift = (depths - 0.5) * np.linspace(0.2, 3 + attempt % 4, TRIES)  # then any size
     area = AREA[0] * (AREA[1] / AREA[0]) ** size**0.75 * np.exp(drift)
-    z = np.sqrt(0.3 * wide * tall / area.clip(0.002, 0.8)) / camera.tan
+    z = np.sqrt(0.3 * wide * tall / area.clip(0.002, 0.8)) / camera.tan  # (B, TRIES)
     slope = camera.tan * camera.axes[1, 1] - camera.axes[2, 1]  # of the lowest ray, down per metre
     feet = 1.03 * camera.eye[1] / max(slope, 0.05)  # nearest spot whose floor is in the picture
     hidden = z < feet - 0.7 * tall / max(slope, 0.05)  # all but the top below the picture
-    z = np.where(hidden, feet * (1 + 0.3 * r[:, 3 : 3 + TRIES]), z)
+    z = np.where(hidden, feet * (1 + 0.3 * depths), z)
     z = z.clip(np.maximum(0.5, long + 0.25), place.reach)
-    u = (1.9 * r[:, 3 + TRIES :] - 0.95) * camera.tan * z
+    u = (1.9 * sides - 0.95) * camera.tan * z
     down = -(z * camera.axes[2, 1] + u * camera.axes[0, 1] + camera.eye[1]) / camera.axes[1, 1]
-    at = camera.eye + np.stack([u, down, z], -1) @ camera.axes
+    at = camera.eye + np.stack([u, down, z], -1) @ camera.axes  # (B, TRIES, 3)
     left, right = at[..., 0] - wide, at[..., 0] + wide
     near, far = at[..., 2] - long, at[..., 2] + long
     x0, x1, z0, z1 = place.floor
@@ -138,7 +143,7 @@ def _stand(seed: int, drop: Backdrop, fg, keys, attempt: int) -> tuple[np.ndarra
     seen, hidden = _glimpses(drop, at, wide[..., None] * 0.85, tall[..., None])
     score += np.minimum(seen, wanted) + 4 * ((luck < 0.3) & (seen > 2) & (hidden > 1))
     best = score.argmax(1)  # the first of the best
-    return at[np.arange(len(fg)), best] * [1, 0, 1], yaw
+    return at[np.arange(len(fg)), best] * [1, 0, 1], yaw[:, 0]
 
 
 def _glimpses(drop: Backdrop, at: np.ndarray, wide, tall) -> tuple[np.ndarray, np.ndarray]:
@@ -157,11 +162,13 @@ def _glimpses(drop: Backdrop, at: np.ndarray, wide, tall) -> tuple[np.ndarray, n
 
 def _visible(drop: Backdrop, them: Cast) -> np.ndarray:
     """(k,) rays of the coarse picture that meet each object; 0 if hardly seen, 1 if too near."""
-    k, first = len(them.owner), torch.zeros(len(them.owner), 2, dtype=torch.int64)
-    key = torch.full((k * PROBE**2,), NOTHING, dtype=torch.int64)
+    k = len(them.owner)
+    keys = torch.full((k * PROBE**2,), NOTHING, dtype=torch.int64)
     view = View(them.parts, drop.place.camera, "cpu")
-    raster(view, torch.from_numpy(them.which), first, PROBE, PROBE, key)
-    z = (key >> 32).int().view(torch.float32).view(k, -1)
-    behind = drop.z.view(drop.n, drop.n)[drop.margin :, drop.margin :][:PROBE, :PROBE].reshape(-1)
-    hit, seen = (z < 1e9).sum(1).numpy(), (z < behind).sum(1).numpy()
+    first = torch.zeros(k, 2, dtype=torch.int64)
+    raster(view, torch.from_numpy(them.which), first, PROBE, PROBE, keys)
+    z = depth_of(keys).view(k, PROBE, PROBE)
+    behind = drop.cut(drop.z[None], np.zeros((1, 2), int))
+    hit = (z < 1e9).sum((1, 2)).numpy()
+    seen = (z < behind).sum((1, 2)).numpy()
     return np.where(seen > 0.65 * PROBE**2, 1, np.where(seen * 5 >= hit, seen, 0))

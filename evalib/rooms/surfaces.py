@@ -1,4 +1,4 @@
-"""What surfaces look like: their normal, and colours from stripes, bricks, wood, leaves and noise.
+"""What surfaces look like where rays meet them: normals, and patterns from stripes to leaves.
 
 Patterns are functions of metres on the surface, so that a picture of any size shows the same; one
 too fine for the distance between rays fades to its mean. Noise comes from a table that repeats.
@@ -19,37 +19,41 @@ SIDE = 512  # of a table of noise
 
 
 class Surface(NamedTuple):
-    """What n rays meet: `point`, `normal`, `colour` as lists of three (n,), `glow` (n,)."""
+    """What n rays meet."""
 
-    point: list[Tensor]
-    normal: list[Tensor]
-    colour: list[Tensor]
-    glow: Tensor
+    point: Tensor  # (3, n) m
+    normal: Tensor  # (3, n)
+    colour: Tensor  # (3, n) linear RGB
+    glow: Tensor  # (n,) light of its own
 
 
 def surface(view: View, part: Tensor, u: Tensor, v: Tensor, z: Tensor, across: int) -> Surface:
     """Point, normal and colour where rays (u, v), each (n,), meet parts (n,) at z (n,) m."""
-    row, kind = view.table[:34].index_select(1, part), view.kind.index_select(0, part)
-    p = [row[i] + z * (row[3 + i] * u + row[6 + i] * v + row[9 + i]) for i in range(3)]
-    size = [x.abs() for x in p]
-    is_box, flat_y = kind == BOX, (size[1] >= size[0]) & (size[1] >= size[2])
-    cap = (kind == TUBE) & (size[1] > 0.9999)
+    kind = view.kind.index_select(0, part)
+    o, a, b, c = view.ray.index_select(2, part)  # (3, n)
+    p = o + z * (a * u + b * v + c)  # in the part's coordinates
+    size = p.abs()
+    flat_y = (size[1] >= size[0]) & (size[1] >= size[2])
     on_x = (size[0] > size[2]) & ~flat_y
-    box, other = (on_x, flat_y, ~(on_x | flat_y)), (~cap, cap | (kind != TUBE), ~cap)
-    g = [p[i] * torch.where(is_box, box[i], other[i]) for i in range(3)]  # local, not unit
-    normal = [dot(row[12 + 3 * i : 15 + 3 * i], g) for i in range(3)]
-    length = 1 / dot(normal, normal).sqrt().clamp(min=1e-9)
-    normal = [x * length for x in normal]
-    eye, basis, tan = view.camera.eye, view.camera.axes, view.camera.tan
-    ray = [basis[2, i] + u * (tan * basis[0, i]) + v * (tan * basis[1, i]) for i in range(3)]
-    point = [z * ray[i] + eye[i] for i in range(3)]
-    q = [p[i] * row[21 + i] for i in range(3)]  # metres from the part's middle
-    a, b = torch.where(on_x, q[2], q[0]), torch.where(flat_y, q[2], q[1])
+    cap = (kind == TUBE) & (size[1] > 0.9999)
+    of_box = torch.stack([on_x, flat_y, ~(on_x | flat_y)])
+    of_round = torch.stack([~cap, cap | (kind != TUBE), ~cap])
+    normal = p * torch.where(kind == BOX, of_box, of_round)  # not of unit length
+    normal = dot(view.inward[:3].transpose(0, 1).index_select(2, part), normal)
+    normal = normal * (1 / dot(normal, normal).sqrt().clamp(min=1e-9))
+    eye, a, b, c = view.world_ray
+    ray = c + a * u + b * v  # (3, n)
+    tan = view.camera.tan
     facing = -dot(ray, normal) / dot(ray, ray).sqrt()
     blur = z * (2 * tan / across) / facing.clamp(min=0.1)  # metres between neighbouring rays
-    mix, gain = _texture(row[30].long(), a, b, row[31], row[32], blur)
-    colour = [(row[24 + i] + mix * (row[27 + i] - row[24 + i])) * gain for i in range(3)]
-    return Surface(point, normal, colour, row[33])
+    x, y, depth = p * view.half.index_select(1, part)  # metres from the part's middle
+    along = torch.where(on_x, depth, x)
+    up = torch.where(flat_y, depth, y)
+    paint = view.paint.index_select(1, part)
+    texture, rate, phase, glow = paint[6:]
+    mix, gain = _texture(texture.long(), along, up, rate, phase, blur)
+    colour = (paint[:3] + mix * (paint[3:6] - paint[:3])) * gain
+    return Surface(z * ray + eye, normal, colour, glow)
 
 
 @lru_cache(maxsize=4)
@@ -116,13 +120,13 @@ def _pattern(name: str, x: Tensor, y: Tensor, blur: Tensor) -> tuple[Tensor, Ten
 
 def _texture(kind: Tensor, a, b, rate, phase, blur: Tensor) -> tuple[Tensor, Tensor]:
     """Mix of two colours 0..1 and a brightness factor, at a, b metres, all (n,)."""
-    grain = _noise(SMOOTH, a * 120 + phase * 999, b * 120 + phase * 555)
-    mix, bright = torch.zeros_like(a), 1 + grain * 0.04
-    x, y, blur = a * rate + phase, b * rate + phase, blur * rate
+    mix = torch.zeros_like(a)
+    bright = 1 + 0.04 * _noise(SMOOTH, a * 120 + phase * 999, b * 120 + phase * 555)  # grain
+    where = torch.stack([a * rate + phase, b * rate + phase, blur * rate])  # (3, n) in repeats
     for number, name in enumerate(TEXTURES[1:], 1):  # plain has no pattern
         at = (kind == number).nonzero()[:, 0]
         if len(at):
-            share, factor = _pattern(name, *(c.index_select(0, at) for c in (x, y, blur)))
+            share, factor = _pattern(name, *where.index_select(1, at))
             mix.index_copy_(0, at, share)
             bright.index_copy_(0, at, bright.index_select(0, at) * factor)
     return mix, bright
