@@ -75,11 +75,12 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         what = f"{path.name} of {len(data) / 2**20:.1f} MiB"
         why = error.strerror or error
         raise OSError(f"could not write {what} to {path.parent}: {why}") from error
+    finally:  # after the stop button, too
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows opens no folder, and some disks do not flush one
         folder = os.open(path.parent, os.O_RDONLY)
         try:
