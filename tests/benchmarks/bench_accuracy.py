@@ -126,10 +126,10 @@ def switched_off(what: str) -> Iterator[None]:
     def own_only(self, view, owner, b, shell=0):
         if shell:  # the furniture's: part of the place
             return cast_shadows(self, view, owner, b, shell)
-        return self.points.new_zeros(b * self.rays)
+        return self.points.new_zeros(b, self.n)
 
     def no_contact(self, feet, wide, owner, b):
-        return self.points.new_zeros(b * self.rays)
+        return self.points.new_zeros(b, self.n)
 
     patches = {
         "nothing": [],
