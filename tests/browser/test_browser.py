@@ -154,6 +154,8 @@ def answers(url, log):
 
 def run_all(page, jupyter, name):
     ui, url = jupyter
+    question = page.locator(".jp-Dialog").last
+    page.add_locator_handler(question, lambda: answer(question))
     page.goto(url.format(f"{name}.ipynb"))
     page.wait_for_selector(ui.ready, timeout=120_000)
     prompts = page.locator(".jp-InputPrompt, .input_prompt")
@@ -163,6 +165,12 @@ def run_all(page, jupyter, name):
         with contextlib.suppress(playwright.TimeoutError):
             return prompts.filter(has_text=re.compile(r"\[[*\d]")).first.wait_for(timeout=10_000)
     raise AssertionError("no cell was run")
+
+
+def answer(question):
+    """Say yes to JupyterLab, such as to the kernel it offers when it was asked to run too early."""
+    print("JupyterLab asked:", question.inner_text())
+    question.locator(".jp-mod-accept").click()
 
 
 def changed(image, old):
