@@ -23,7 +23,8 @@ ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.+$)[\w.-]{1,100}", re.
 
 def current(root: Path = ROOT) -> str:
     """`owner/name` from pyproject.toml, or "" if there is no address yet."""
-    return json.loads(SETTING.search((root / "pyproject.toml").read_text())[0].partition("= ")[2])
+    line = SETTING.search(read(root / "pyproject.toml"))[0]
+    return line.partition("= ")[2].strip('"')
 
 
 def texts(repository: str, root: Path = ROOT) -> dict[Path, str]:
@@ -34,21 +35,26 @@ def texts(repository: str, root: Path = ROOT) -> dict[Path, str]:
     """
     if repository and not ADDRESS.fullmatch(repository):
         raise ValueError(f"{repository!r} is no address on GitHub: it should be owner/name")
-    pyproject, readme = root / "pyproject.toml", root / "README.md"
-    result = {pyproject: SETTING.sub(rf'\g<1>"{repository}"', pyproject.read_text())}
-    lines = readme.read_text().splitlines(keepends=True)
+    pyproject = root / "pyproject.toml"
+    readme = root / "README.md"
+    result = {pyproject: SETTING.sub(rf'\g<1>"{repository}"', read(pyproject))}
+    lines = read(readme).splitlines(keepends=True)
     for number, line in enumerate(lines):  # a row of the table has a notebook and its badge
         if named := NOTEBOOK.search(line):
             lines[number] = BADGE.sub(link(repository, named[1]), line)
     result[readme] = "".join(lines)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = json.loads(path.read_text())
+        notebook = json.loads(read(path))
         head = notebook["cells"][0]
         head["source"] = edit(head["source"], BADGE, link(repository, path.stem))
         setup = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
         setup["source"] = edit(setup["source"], FORM, rf'\g<1>"{repository}"')
         result[path] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     return result
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def link(repository: str, name: str) -> str:
@@ -65,8 +71,8 @@ def main(arguments: list[str], root: Path = ROOT) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     for path, text in wanted.items():
-        if path.read_text() != text:
-            path.write_text(text)
+        if read(path) != text:
+            path.write_text(text, encoding="utf-8", newline="\n")
             print("changed:", path.relative_to(root))
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 
 from evalib import timing
@@ -15,6 +16,7 @@ from evalib import timing
 T = TypeVar("T")
 CONTENT = Path(os.environ.get("EVALIB_CONTENT", "/content"))  # elsewhere only in tests
 DRIVE = CONTENT / "drive" / "MyDrive" / "evalib"
+PROJECT = Path(__file__).resolve().parents[1]  # or, where evalib is installed, site-packages
 
 
 def on_colab() -> bool:
@@ -22,7 +24,7 @@ def on_colab() -> bool:
     return "google.colab" in sys.modules
 
 
-def size() -> str:
+def scale() -> str:
     """smoke (EVALIB_SMOKE=1: tests), gpu (there is one), else cpu: less, but it still learns."""
     if os.environ.get("EVALIB_SMOKE") == "1":
         return "smoke"
@@ -30,41 +32,44 @@ def size() -> str:
 
 
 def choose(*, smoke: T, cpu: T, gpu: T) -> T:
-    """The setting for this machine, from the three sizes of the same notebook."""
-    return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[size()]
+    """The setting for this machine, from the three scales of the same notebook."""
+    return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[scale()]
 
 
 def home() -> Path:
-    """Folder for packs and runs of this size: /content/evalib-output, or output/ of the project.
+    """Folder for packs and runs of this scale: in /content/evalib-output, or in output/ of the
+    project, or, where evalib is installed, in output/ of the current folder.
 
-    Sizes do not share folders, so that a test never goes on from a real run.
+    Scales do not share folders, so that a test never goes on from a real run.
     """
-    root = CONTENT / "evalib-output" if on_colab() else Path(__file__).parents[1] / "output"
-    return root / size()
+    if on_colab():
+        return CONTENT / "evalib-output" / scale()
+    is_project = (PROJECT / "data_manifest.csv").is_file() and (PROJECT / "notebooks").is_dir()
+    return (PROJECT if is_project else Path.cwd()) / "output" / scale()
 
 
-def drive() -> Path:
+def drive_dir() -> Path:
     """Folder that outlives the session: on Drive where it is mounted, else beside the packs."""
-    return DRIVE / size() if DRIVE.parent.is_dir() else home() / "drive"
+    return DRIVE / scale() if DRIVE.parent.is_dir() else home() / "drive"
 
 
 def folders(run: str) -> tuple[Path, Path]:
     """The folder of a run on the local disk, and the one that its checkpoints are copied to."""
-    return home() / "runs" / run, drive() / run
+    return home() / "runs" / run, drive_dir() / run
 
 
 def setup() -> None:
     """Print what this machine has and how large the notebook will be here."""
+    ram = psutil.virtual_memory().total / 2**30
     free = shutil.disk_usage(home().parents[1]).free / 2**30
-    print(timing.machine())
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     mounted = "mounted" if DRIVE.parent.is_dir() else "none"
+    advice = " Runtime > Change runtime type > T4 GPU for the full size." if on_colab() else ""
+    print(timing.machine())
     print(f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; Drive: {mounted}")
     print(
-        {
-            "gpu": "Size: gpu, the full series.",
-            "smoke": "Size: smoke, a test of the code path; nothing is learned.",
-            "cpu": "Size: cpu. Without a GPU everything is smaller, and still learns."
-            + (" Runtime > Change runtime type > T4 GPU for the full size." if on_colab() else ""),
-        }[size()]
+        choose(
+            smoke="Size: smoke, a test of the code path; nothing is learned.",
+            cpu="Size: cpu. Without a GPU everything is smaller, and still learns." + advice,
+            gpu="Size: gpu, the full series.",
+        )
     )

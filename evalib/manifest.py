@@ -20,7 +20,8 @@ SUBSETS = ("train", "seen", "unseen_bg", "unseen_fg", "unseen_both")
 N_BG, N_FG, N_PLACEMENTS = 100, 100, 40  # of the built-in tiers; a placement is place * 2 + flip
 FIRST_HELD_PLACEMENT = 36  # places 18 and 19 are never trained on
 INDEX = np.dtype([("id", "<i8"), ("bg", "<i4"), ("fg", "<i4"), ("placement", "<i4")])
-MANIFEST = Path(__file__).resolve().parents[1] / "data_manifest.csv"
+INSTALLED = Path(__file__).resolve().with_name("data_manifest.csv")  # where a wheel has it
+MANIFEST = INSTALLED if INSTALLED.is_file() else INSTALLED.parents[1] / INSTALLED.name
 
 
 @dataclass(frozen=True)

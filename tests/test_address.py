@@ -23,12 +23,12 @@ def contents(root):
 
 def test_badges_setup_cells_and_readme_agree_with_pyproject():
     for path, text in address.texts(address.current()).items():
-        assert path.read_text() == text, f"{path.name}: run `make address`"
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make address`"
 
 
 def test_without_an_address_badges_lead_to_colab_and_nothing_names_an_owner(project):
     for path in [project / "README.md", *(project / "notebooks").glob("*.ipynb")]:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert "https://colab.research.google.com/" in text
         assert "colab.research.google.com/github" not in text
     assert address.current(project) == ""
@@ -40,10 +40,10 @@ def test_an_address_reaches_every_badge_and_setup_cell_and_can_be_taken_back(pro
     assert address.current(project) == "some-body/eva.lib_2"
     begin = "https://colab.research.google.com/github/some-body/eva.lib_2/blob/main/notebooks/"
     for path in (project / "notebooks").glob("*.ipynb"):
-        head, setup = json.loads(path.read_text())["cells"][:2]
+        head, setup = json.loads(path.read_text(encoding="utf-8"))["cells"][:2]
         assert f'<a href="{begin}{path.name}"' in head["source"][0]
         assert 'REPOSITORY = "some-body/eva.lib_2"  # @param {type:"string"}\n' in setup["source"]
-        assert f"]({begin}{path.name})" in (project / "README.md").read_text()
+        assert f"]({begin}{path.name})" in (project / "README.md").read_text(encoding="utf-8")
     address.main([], project)  # from pyproject.toml: there is nothing left to do
     address.main(["other/name"], project)
     assert b"some-body" not in b"".join(contents(project).values())

@@ -15,7 +15,7 @@ NAMES = ["01_dataset_stats", "02_playground_24", "03_mid_1000", "04_full_400k", 
 
 
 def cells(path, kind):
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
@@ -54,7 +54,7 @@ def test_stored_outputs_come_from_one_run_from_top_to_bottom(path):
 def test_a_notebook_stays_small_enough_to_read(path):
     assert path.stat().st_size < 2 * 2**20
     assert max(len(source(cell).splitlines()) for cell in cells(path, "code")) <= 40
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     assert "widgets" not in notebook["metadata"]
     kinds = "".join("m" if cell["cell_type"] == "markdown" else "c" for cell in notebook["cells"])
     assert "cccc" not in kinds, "more than three code cells without a sentence"
@@ -94,7 +94,9 @@ def test_nbval_fails_where_an_output_is_wrong_and_where_a_cell_raises(tmp_path):
         output = nbformat.v4.new_output("stream", text=stored)
         cell = nbformat.v4.new_code_cell(code, execution_count=1, outputs=[output])
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
-    options = re.search(r"^NBVAL\s*:= (.*)", (ROOT / "Makefile").read_text(), flags=re.M)[1]
+    options = re.search(
+        r"^NBVAL\s*:= (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M
+    )[1]
     options = ["-rA", *options.replace("-x ", "").split()]  # go on after a failure, and list all
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, tmp_path],

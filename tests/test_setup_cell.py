@@ -13,9 +13,10 @@ import github
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOK = json.loads((ROOT / "notebooks" / "01_dataset_stats.ipynb").read_text())
+NOTEBOOK = json.loads((ROOT / "notebooks" / "01_dataset_stats.ipynb").read_text(encoding="utf-8"))
 CELL = next("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code")
 ADDRESS = "somebody/evalib"
+STAND_INS = str(ROOT / "tests" / "colab")
 
 
 def project(folder, says):
@@ -54,7 +55,7 @@ def run_cell(content, *, on_colab=True, repository="", ref="main", environment=N
         [sys.executable, "-c", code],
         cwd=content,
         env=os.environ
-        | {"PYTHONPATH": str(ROOT / "tests" / "colab"), "EVALIB_CONTENT": str(content)}
+        | {"PYTHONPATH": STAND_INS, "EVALIB_CONTENT": str(content)}
         | {"COLAB_DRIVE": str(content.with_name("my-drive"))}
         | (environment or {}),
         capture_output=True,
@@ -104,6 +105,14 @@ def test_a_folder_on_drive_is_found_beside_one_that_holds_checkpoints(content):
     (content.with_name("my-drive") / "evalib" / "gpu").mkdir(parents=True)
     project(content.with_name("my-drive") / "evalib-main", "folder")
     assert "this is folder" in run_cell(content).stdout
+
+
+def test_an_installed_one_is_taken_where_nothing_else_is_found(content, tmp_path):
+    project(tmp_path / "site", "installed")
+    environment = {"PYTHONPATH": os.pathsep.join([STAND_INS, str(tmp_path / "site")])}
+    assert "this is installed" in run_cell(content, environment=environment).stdout
+    project(content.with_name("my-drive") / "evalib", "folder")
+    assert "this is folder" in run_cell(content, environment=environment).stdout
 
 
 @pytest.mark.parametrize("on_colab", [True, False])

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalib import rooms, widgets
+from evalib import camera, rooms, widgets
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright: make browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -131,7 +131,7 @@ def jupyter(request, tmp_path):
         server.wait(60)
         for path in tmp_path.glob(".tensorboard-info/pid-*.info"):  # it outlives its kernel
             with contextlib.suppress(ProcessLookupError):
-                os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+                os.kill(json.loads(path.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
 
 
 def stored(name):
@@ -149,11 +149,13 @@ def answers(url, log):
             return urllib.request.urlopen(url, timeout=5).read()
         except OSError:
             time.sleep(1)
-    raise AssertionError(log.read_text()[-3000:])
+    raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
 
 
 def run_all(page, jupyter, name):
     ui, url = jupyter
+    question = page.locator(".jp-Dialog").last
+    page.add_locator_handler(question, lambda: answer(question))
     page.goto(url.format(f"{name}.ipynb"))
     page.wait_for_selector(ui.ready, timeout=120_000)
     prompts = page.locator(".jp-InputPrompt, .input_prompt")
@@ -163,6 +165,12 @@ def run_all(page, jupyter, name):
         with contextlib.suppress(playwright.TimeoutError):
             return prompts.filter(has_text=re.compile(r"\[[*\d]")).first.wait_for(timeout=10_000)
     raise AssertionError("no cell was run")
+
+
+def answer(question):
+    """Say yes to JupyterLab, such as to the kernel it offers when it was asked to run too early."""
+    print("JupyterLab asked:", question.inner_text())
+    question.locator(".jp-mod-accept").click()
 
 
 def changed(image, old):
@@ -272,7 +280,7 @@ def test_the_script_for_colab_takes_two_photos_at_a_press_of_its_button(browser)
     answer = page.evaluate("answer")
     assert page.locator("video").count() == 0
     page.context.close()
-    photos = [widgets.photos.load_photo(widgets._jpeg(url)) for url in answer["photos"]]
+    photos = [camera.load_photo(widgets._jpeg(url)) for url in answer["photos"]]
     assert photos[0].shape == photos[1].shape and (photos[0] != photos[1]).any()
 
 

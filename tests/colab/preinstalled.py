@@ -24,7 +24,7 @@ LINE = re.compile(r"([\w.-]+)(?:==| @ .*/[\w.]+-)([\w.!+]+)(?:-\S*whl\S*)?")
 
 def installed(runtime: str) -> dict[str, str]:
     """Versions by name on Colab's `cpu` or `gpu` runtime; what has no version there is left out."""
-    lines = (HERE / f"installed-{runtime}.txt").read_text().splitlines()
+    lines = (HERE / f"installed-{runtime}.txt").read_text(encoding="utf-8").splitlines()
     return dict(found.groups() for line in lines if (found := LINE.fullmatch(unquote(line))))
 
 

@@ -106,7 +106,7 @@ def run(name: str, way: str, project: Path, folder: Path) -> None:
 def stop_tensorboard(folder: Path) -> None:
     """End the servers that a notebook started; each has left a file that says which it is."""
     for path in (folder / ".tensorboard-info").glob("pid-*.info"):
-        os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+        os.kill(json.loads(path.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
 
 
 if __name__ == "__main__":
