@@ -4,7 +4,15 @@ The notebooks tell the story; this package holds everything that is defined once
 order of the data: manifest, rooms, packs, augment, unet, losses, metrics, training, photos, show.
 """
 
+import os
+
+import torch
+
+from evalib import timing
 from evalib.weights import load
+
+torch.set_num_threads(timing.threads())  # here, before torch starts any
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: it repeats itself
 
 __all__ = ["load"]
 __version__ = "0.1.0"

@@ -12,8 +12,8 @@ B. A run of 60 steps in epochs of 20 stops after step 27 and goes on in a new pr
 All of it runs on the CPU, under Linux (it forks), in a few minutes:
 
     pip install -r tests/benchmarks/requirements.txt
-    python -m evalib bench others
-    EVALIB_BENCH_FOLDER=/content/drive/MyDrive python -m evalib bench others
+    python tests/benchmarks/bench_others.py
+    EVALIB_BENCH_FOLDER=/content/drive/MyDrive python tests/benchmarks/bench_others.py
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -42,7 +43,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
-from evalib import checkpoint, dataset, losses, timing, training
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from evalib import checkpoint, dataset, losses, timing, training  # noqa: E402
 
 try:
     import lightning.pytorch as pl
@@ -147,7 +150,7 @@ def writers() -> dict[str, tuple[Save, Load]]:
     for limit in (1, 3):
         name = f"Accelerate `save_state`, `total_limit={limit}`"
         rows[name] = partial(save_accelerate, limit), load_accelerate
-    rows["evalib `checkpoint.save`"] = partial(save_state, checkpoint.save), checkpoint.load
+    rows["evalib `checkpoint.write`"] = partial(save_state, _write), checkpoint.load
     return rows
 
 
@@ -166,6 +169,10 @@ def save_state(save: Callable[[Path, dict], object], folder: Path, send: Send) -
     for step in count():
         save(folder, state | {"step": step})
         send(time.monotonic())
+
+
+def _write(folder: Path, state: dict) -> None:
+    checkpoint.write(folder, *checkpoint.serialise(state))
 
 
 def _torch_save(name: str, folder: Path, state: dict) -> None:
