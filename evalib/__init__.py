@@ -5,12 +5,15 @@ order of the data: manifest, rooms, dataset, batches, augment, unet, losses, met
 weights, camera, show.
 """
 
+import os
+
 import torch
 
 from evalib import timing
 from evalib.weights import load
 
 torch.set_num_threads(timing.threads())  # here, once, before torch starts any
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: it repeats itself
 
 __all__ = ["load"]
 __version__ = "0.1.0"

@@ -39,7 +39,7 @@ class Config:
     # Stages of (pixels, steps); a tuple of sizes takes turns, as the step's number says.
     sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ((64, 1000),)
     batch_size: int = 64  # at the smallest size; of larger pictures as many as have the same area
-    augment: str = "full"
+    augment: tuple[str, ...] = augment.ALL
     way: str = "batch"  # of augmenting: whole batches on the device, or albumentations by sample
     ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
     seed: int = 0
@@ -49,10 +49,14 @@ class Config:
     patience: int = 0  # evaluations without a better score before stopping early; 0 = never
 
     def __post_init__(self) -> None:
-        # A config that went through JSON has lists.
-        stages = ((tuple(a) if isinstance(a, list | tuple) else (a,), b) for a, b in self.sizes)
-        stages = tuple((tuple(map(int, a)), int(b)) for a, b in stages)
-        object.__setattr__(self, "sizes", stages)
+        stages = []
+        for sizes, steps in self.sizes:  # a config that went through JSON has lists
+            sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
+            stages.append((tuple(map(int, sizes)), int(steps)))
+        object.__setattr__(self, "sizes", tuple(stages))
+        if isinstance(self.augment, str):
+            raise ValueError(f"augment={self.augment!r}: give a tuple of names; () is none")
+        object.__setattr__(self, "augment", tuple(self.augment))
         if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
             raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
         if self.evaluate_every % self.log_every:
@@ -60,18 +64,18 @@ class Config:
                 f"evaluate_every={self.evaluate_every} is no multiple of log_every="
                 f"{self.log_every}: scores are part of a logged row"
             )
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
         # Unknown names are refused here, not after the data was rendered.
         Loss(self.mask_loss, self.depth_loss)
-        augment.transforms(self.augment)
-        factor(self.schedule, 0, self.n_steps)
-        if self.way not in augment.WAYS:
-            raise ValueError(f"way {self.way!r}: choose one of {', '.join(augment.WAYS)}")
-        if self.network not in recipes.NETWORKS:
-            raise ValueError(
-                f"network {self.network!r}: choose one of {', '.join(recipes.NETWORKS)}"
-            )
+        augment.check(self.augment)
+        known = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "way": augment.WAYS,
+            "network": recipes.NETWORKS,
+        }
+        for field, names in known.items():
+            if (value := getattr(self, field)) not in names:
+                raise ValueError(f"{field} {value!r}: choose one of {', '.join(names)}")
 
     @property
     def n_steps(self) -> int:
@@ -94,7 +98,7 @@ class Config:
 def read(path: Path | str) -> Config:
     """The config of a JSON file, such as a run's config.json. Raises ValueError, OSError."""
     try:
-        return Config(**json.loads(Path(path).read_text()))
+        return Config(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no config: {error}") from error
 
@@ -111,48 +115,44 @@ def precision(device: torch.device) -> str:
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
-def factor(name: str, step: int, n_steps: int, scores: Sequence[float] = ()) -> float:
+def factor(schedule: str, step: int, n_steps: int) -> float:
     """What the peak learning rate is multiplied by at `step` of `n_steps`.
 
-    Input:
-        name:   constant; onecycle: 1/25 up to 1 over the first 30 %, then down to 1/25e4, both as
-                cosines; step: a tenth after every third of the run (seed 002); plateau: a half
-                after each 3 scores in a row that do not improve.
-        scores: validation scores so far, oldest first, higher is better ("plateau" only).
-    Raises: ValueError naming the schedules, for an unknown one.
-    Source: Smith & Topin 2018, as in torch's OneCycleLR; torch's StepLR and ReduceLROnPlateau.
+    schedule: constant; onecycle: 1/25 up to 1 over the first 30 %, then down to 1/25e4, both as
+    cosines; step: a tenth after every third of the run (seed 002). "plateau" has its own function.
+    Source: Smith & Topin 2018, as in torch's OneCycleLR; torch's StepLR.
     """
-    if name == "constant":
-        return 1.0
-    if name == "onecycle":
-        peak, last = 0.3 * n_steps - 1, n_steps - 1
+    if schedule == "onecycle":
+        peak = 0.3 * n_steps - 1
+        last = n_steps - 1
         if step <= peak:
             return _cosine(1 / 25, 1.0, step / peak)
         return _cosine(1.0, 1 / 25e4, min(1.0, (step - peak) / (last - peak)))
-    if name == "step":
-        return 0.1 ** (3 * step // max(1, n_steps))
-    if name == "plateau":
-        return 0.5 ** (_bad_scores(scores, every=3))
-    raise ValueError(f"schedule {name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-
-
-def stop_early(scores: Sequence[float], patience: int) -> bool:
-    """True once `patience` scores in a row did not improve on the best; patience 0 never stops."""
-    if not patience or not scores:
-        return False
-    best = max(range(len(scores)), key=scores.__getitem__)
-    return len(scores) - 1 - best >= patience
+    if schedule == "step":
+        return 0.1 ** (3 * step // n_steps)
+    return 1.0
 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _bad_scores(scores: Sequence[float], every: int) -> int:
-    """How many times `every` scores in a row failed to improve on the best before them."""
-    best, bad, reductions = -math.inf, 0, 0
+def plateau(scores: Sequence[float], every: int = 3) -> float:
+    """As `factor`, for the schedule of that name: a half after each `every` scores in a row that do
+    not improve on the best before them (torch's ReduceLROnPlateau). Oldest first, higher is better.
+    """
+    best = -math.inf
+    bad = halvings = 0
     for score in scores:
-        best, bad = (score, 0) if score > best else (best, bad + 1)
+        bad = 0 if score > best else bad + 1
+        best = max(best, score)
         if bad == every:
-            reductions, bad = reductions + 1, 0
-    return reductions
+            halvings += 1
+            bad = 0
+    return 0.5**halvings
+
+
+def stop_early(scores: Sequence[float], patience: int) -> bool:
+    """True once `patience` scores in a row did not improve on the best."""
+    best = max(range(len(scores)), key=scores.__getitem__, default=0)
+    return len(scores) - 1 - best >= patience

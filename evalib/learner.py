@@ -13,6 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,8 +22,6 @@ from evalib import dataset, metrics, recipes, timing, unet
 from evalib.batches import Batches
 from evalib.config import OPTIMIZERS, Config, precision
 from evalib.losses import Loss
-
-UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Learner:
@@ -42,12 +41,16 @@ class Learner:
         if missing:
             raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
         cpu = device == "cpu" or not torch.cuda.is_available()
-        if not cpu:  # a resumed run is the same run only if the kernels repeat themselves
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        if not cpu:
+            repeat_exactly()
         mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
+        # One a process, and refused where the run before was on another device or in another
+        # precision; so it is made anew, as Accelerate's own tests do between two runs.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
         if self.accelerator.num_processes > 1:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
+        self.device = self.accelerator.device
         self.config = config
         first = packs_by_size[config.all_sizes[0]]
         self.batches = Batches(
@@ -57,14 +60,14 @@ class Learner:
             seed=config.seed,
             augment=config.augment,
             way=config.way,
-            device=self.accelerator.device,
+            device=self.device,
         )
-        self.data = {str(size): pack.fingerprint for size, pack in self.batches.packs.items()}
-        self.data["valid"] = (valid or first).fingerprint
         self.valid = valid or first
-        self.valid_rows = self._validation(self.valid)
+        self.valid_rows = _validation(self.valid, config.n_valid)
+        self.data = {str(size): packs_by_size[size].fingerprint for size in config.all_sizes}
+        self.data["valid"] = self.valid.fingerprint
         torch.manual_seed(config.seed)
-        self.network = recipes.build(config.network).to(self.accelerator.device)
+        self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         # Copied before `prepare`, which wraps `forward` for mixed precision.
         average = get_ema_multi_avg_fn(config.ema)
@@ -75,7 +78,10 @@ class Learner:
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         self.loss = Loss(config.mask_loss, config.depth_loss)
         self.timer = timing.Timer()
-        self.step, self.history, self.window = 0, [], {}
+        self.step = 0
+        self.history: list[dict[str, float]] = []  # every logged row
+        self.scores: list[float] = []  # of each evaluation so far
+        self.sums: dict[str, Tensor | float] = {}  # of the losses since the last row
 
     def to_come(self, workers: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of all steps that are left, as `train_step` takes them; close it at last."""
@@ -84,12 +90,9 @@ class Learner:
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
-        if lr is None:
-            lr = self.config.lr * settings.factor(
-                self.config.schedule, self.step, self.config.n_steps, self.scores()
-            )
+        self.lr = self.rate() if lr is None else lr
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self.lr
         with self.timer("data"):
             raw = next(batches)
         with self.timer("transfer and augment"):
@@ -107,42 +110,62 @@ class Learner:
             self.optimizer.zero_grad()
             self.ema.update_parameters(self.network)
         self.step += 1
-        self._remember({"loss": loss, **parts})
-        self.lr = lr
+        for name, value in {"loss": loss, **parts, "n": torch.ones(())}.items():
+            # On the device: reading a value would wait for it.
+            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
         return loss.detach()
 
-    def log(self) -> dict[str, float]:
-        """The row of the steps since the last one: their mean losses, and where their time went.
+    def rate(self) -> float:
+        """The learning rate of the step to come."""
+        config = self.config
+        if config.schedule == "plateau":
+            return config.lr * settings.plateau(self.scores)
+        return config.lr * settings.factor(config.schedule, self.step, config.n_steps)
+
+    def due(self, every: int) -> bool:
+        """Whether something that is done `every` so many steps is to be done now."""
+        return self.step % every == 0 or self.step == self.config.n_steps
+
+    def log(self, scores: dict[str, float]) -> dict[str, float]:
+        """One row more in the history: the mean losses of the steps since the last one, `scores`
+        of this moment, if any, and where the time went.
 
         Raises: FloatingPointError: the weights are not finite.
         """
-        n = self.window.pop("n")
-        row = {"step": self.step, "size": self.config.size_at(self.step - 1), "lr": self.lr}
-        row |= {name: float(total) / n for name, total in self.window.items()}
-        self.window = {}
         self.refuse_nonfinite()
+        n = float(self.sums.pop("n"))
+        row = {"step": self.step, "size": self.config.size_at(self.step - 1), "lr": self.lr}
+        row |= {name: float(total) / n for name, total in self.sums.items()}
+        row |= scores
+        row |= {f"{name}_s": round(s, 4) for name, s in self.timer.seconds.items()}
         self.history.append(row)
+        self.scores += [scores["score"]] if scores else []
+        self.sums = {}
+        self.timer.reset()
         return row
 
     def evaluate(self) -> tuple[dict[str, float], tuple[dict[str, Tensor], Tensor, Tensor]]:
         """Scores of the averaged weights, and a batch with its two predictions to look at.
 
         `score`, by which the best is chosen, uses the first subset only: the backgrounds and
-        objects held out are reported, never chosen by.
+        objects held out are reported, never chosen by. Raises: FloatingPointError, as `log`.
         """
-        scores, predictor = {}, unet.predictor(self.ema.module)
-        n, device = self.config.batch_size, self.accelerator.device
-        for name, rows in self.valid_rows.items():
-            batches = self.valid.batches(rows, n, device)
-            summary = metrics.summary(metrics.evaluate(predictor, batches))
-            for key in ("iou", "depth_rmse", "fg_depth_rmse"):
-                scores[f"{name}_{key}"] = summary[key]
-        first, last = next(iter(self.valid_rows)), list(self.valid_rows)[-1]
-        mask = scores[f"{first}_iou"] if self.config.mask_loss else 0.0
-        depth = scores[f"{first}_depth_rmse"] if self.config.depth_loss else 0.0
-        scores["score"] = mask - depth
-        batch = self.valid.batch(self.valid_rows[last][:n], device)
-        return scores, (batch, *predictor(batch))
+        self.refuse_nonfinite()
+        predictor = unet.predictor(self.ema.module)
+        n = self.batches.size_of_batch(self.valid.size)
+        scores = {}
+        with self.timer("evaluate"):
+            for name, rows in self.valid_rows.items():
+                batches = self.valid.batches(rows, n, self.device)
+                summary = metrics.summary(metrics.evaluate(predictor, batches))
+                for key in ("iou", "depth_rmse", "fg_depth_rmse"):
+                    scores[f"{name}_{key}"] = summary[key]
+            names = list(self.valid_rows)
+            mask = scores[f"{names[0]}_iou"] if self.config.mask_loss else 0.0
+            depth = scores[f"{names[0]}_depth_rmse"] if self.config.depth_loss else 0.0
+            scores["score"] = mask - depth
+            batch = self.valid.batch(self.valid_rows[names[-1]][:n], self.device)
+            return scores, (batch, *predictor(batch))
 
     def best(self, score: float) -> dict:
         """The averaged weights as a checkpoint of the kind `best`."""
@@ -159,49 +182,41 @@ class Learner:
             "ema": self.ema.state_dict(),
             "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
             "history": self.history,
-            "window": {k: float(v) for k, v in self.window.items()},
+            "sums": {name: float(total) for name, total in self.sums.items()},
             "config": asdict(self.config),
             "data": self.data,
+            "threads": torch.get_num_threads(),
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`. Raises: ValueError, naming what is of another config, or data, or
-        does not fit; the learner is of no use then."""
-        theirs, ours = state.get("config"), asdict(self.config)
-        if not isinstance(theirs, dict):
-            raise ValueError("it holds no config; it was not written by evalib's training")
-        differ = [k for k in ours if theirs.get(k) != ours[k]]
-        if state.get("data") != self.data:
-            differ.append("data (the packs)")
-        if differ:
+        """Go on from `state`, in as many threads as it began with: sums depend on their number.
+
+        Raises: ValueError, naming what is of another config or data; RuntimeError: it is of another
+        network of this name, or memory is short. The learner is of no use then.
+        """
+        ours = asdict(self.config) | {"data (the packs)": self.data}
+        theirs = state["config"] | {"data (the packs)": state["data"]}
+        if differ := [name for name in ours if theirs.get(name) != ours[name]]:
             raise ValueError(
                 f"it is of a run with another {', '.join(differ)}. Give the settings it was "
                 "started with to go on, or another folder to start anew"
             )
-        try:
-            self._restore(state)
-        except UNFIT as error:
-            raise ValueError(
-                f"it does not fit the network {self.config.network!r} of this evalib ({error}). "
-                "Take another folder to start anew, or the evalib it was started with"
-            ) from error
-
-    def _restore(self, state: dict) -> None:
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for weight, moments in self.optimizer.state.items():
-            if any(m.numel() > 1 and m.shape != weight.shape for m in moments.values()):
-                raise ValueError(f"moments that do not fit a weight of {tuple(weight.shape)}")
         if state["scaler"] and self.accelerator.scaler:  # a T4's run may go on without fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = int(state["step"])
-        self.history = [dict(row) | {"step": int(row["step"])} for row in state["history"]]
-        self.window = {name: float(total) for name, total in state["window"].items()}
+        self.step = state["step"]
+        self.history = state["history"]
+        self.scores = [row["score"] for row in self.history if "score" in row]
+        self.sums = state["sums"]
+        if "threads" in state:
+            torch.set_num_threads(state["threads"])
 
     def refuse_nonfinite(self) -> None:
-        states = {**self.network.state_dict(prefix="network."), **self.ema.state_dict()}
-        if not all(x.isfinite().all() for x in states.values()):
+        """Raises: FloatingPointError: a weight is not finite. Waits for the device once."""
+        tensors = [*self.network.state_dict().values(), *self.ema.state_dict().values()]
+        if not torch.stack([x.isfinite().all() for x in tensors]).all():
             raise FloatingPointError(
                 f"the weights are not finite at step {self.step}. Lower lr (now {self.lr:g}) and "
                 "start again in another folder; the checkpoints of this run are sound"
@@ -211,24 +226,23 @@ class Learner:
         """Whether the schedule is through, or nothing has improved for `config.patience`."""
         if self.step >= self.config.n_steps:
             return True
-        patience = self.config.patience  # asked at every step: the history is walked if need be
-        return bool(patience) and settings.stop_early(self.scores(), patience)
-
-    def scores(self) -> list[float]:
-        """The score of each evaluation so far."""
-        return [row["score"] for row in self.history if "score" in row]
+        patience = self.config.patience
+        return patience > 0 and settings.stop_early(self.scores, patience)
 
     def is_best(self, score: float) -> bool:
-        return score > max(self.scores(), default=-math.inf)
+        return score > max(self.scores, default=-math.inf)
 
-    def _remember(self, values: dict[str, Tensor]) -> None:
-        """Add to the sums of the row to come, on the device: reading a value would wait for it."""
-        for name, value in values.items():
-            self.window[name] = self.window.get(name, 0) + value.detach().double()
-        self.window["n"] = self.window.get("n", 0) + 1
 
-    def _validation(self, pack: dataset.Pack) -> dict[str, np.ndarray]:
-        """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
-        rows = pack.split()
-        names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
-        return {name: rows[name][: self.config.n_valid] for name in names}
+def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:
+    """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
+    rows = pack.split()
+    names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
+    return {name: rows[name][:n] for name in names}
+
+
+def repeat_exactly() -> None:
+    """Let CUDA take the kernels that repeat themselves: only then is a resumed run the same run.
+    Those that have no such kernel warn. cuBLAS also needs what evalib/__init__ sets."""
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes time

@@ -7,8 +7,9 @@ history, so that no number of resumes can repeat or lose one.
 
 import contextlib
 import csv
+import io
 import json
-import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from evalib import checkpoint
+
 
 @dataclass
 class Run:
-    """What a session of training leaves: the averaged network, every logged row, whether the run is
-    finished (`done`) or stopped for now (call `train` again to go on), and whether all it saved is
-    on Drive, too (`on_drive`)."""
+    """What a session of training leaves: the best network, as `evalib.load(folder)` gives it, every
+    logged row, whether the run is finished (`done`) or stopped for now (call `train` again to go
+    on), and whether all it saved is on Drive, too (`on_drive`)."""
 
     folder: Path
     step: int
@@ -42,8 +45,9 @@ def newest(*roots: Path, name: str = "*") -> Path:
     for root in roots:
         if files := list(Path(root).rglob(f"{name}/*-*.pt")):
             return max(files, key=lambda path: path.stat().st_mtime).parent
-    places = ", ".join(map(str, roots))
-    raise FileNotFoundError(f"no run {name} in {places}: run notebook 04, or evalib train")
+    raise FileNotFoundError(
+        f"no run {name} in {', '.join(map(str, roots))}: run notebook 04, or evalib train"
+    )
 
 
 def read_history(run_dir: Path | str) -> dict[str, np.ndarray]:
@@ -61,19 +65,22 @@ def read_sessions(run_dir: Path | str) -> list[dict[str, str]]:
 def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: nothing was trained in {path.parent} yet")
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Write rows anew, columns in order of first appearance, empty where a row has no value."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    temporary = path.with_name(f".tmp-{path.name}")  # a full disk leaves the last one whole
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoint.write_whole(path, text.getvalue().encode("utf-8"))
+
+
+def write_json(path: Path, value: dict) -> None:
+    checkpoint.write_whole(path, (json.dumps(value, indent=1) + "\n").encode("utf-8"))
 
 
 def write_picture(
@@ -90,31 +97,40 @@ def write_picture(
     save_image(grid.flatten(0, 1).clamp(0, 1), path, nrow=grid.shape[1], pad_value=1)
 
 
-def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+@contextlib.contextmanager
+def tolerant(run_dir: Path) -> Iterator[None]:
+    """Warn of what cannot be written to a run's folder and go on: all of it can be made anew from a
+    checkpoint, and there is Drive."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{run_dir}: {error}. Training goes on; free some space."
+        warnings.warn(text, stacklevel=3)
 
 
 @contextlib.contextmanager
 def tensorboard(run_dir: Path, history: list[dict]) -> Iterator:
-    """A writer of events, which begin anew from the history: what a killed session left half
-    written, or had not written yet, does not matter. `purge_step` tells a TensorBoard that is
-    already open."""
+    """A writer of events for `log_row`, None where the disk is full. They begin anew from the
+    history, whatever a killed session left; `purge_step` tells a TensorBoard that is open."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, needed here only
 
-    folder = run_dir / "tensorboard"
-    for path in folder.glob("events*"):
-        path.unlink()
-    writer = SummaryWriter(str(folder), purge_step=0)
-    for row in history:
-        log_row(writer, row)
+    writer = None
+    with tolerant(run_dir):
+        for path in (run_dir / "tensorboard").glob("events*"):
+            path.unlink()
+        writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=0)
+        for row in history:
+            log_row(writer, row)
     try:
         yield writer
     finally:
-        with contextlib.suppress(OSError):  # the disk is full; it is made anew at the next resume
-            writer.close()
+        with contextlib.suppress(OSError):  # made anew at the next resume
+            if writer:
+                writer.close()
 
 
 def log_row(writer, row: dict) -> None:
+    """Add a row of the history to TensorBoard's events; a `writer` of None has no room for it."""
     for name, value in row.items():
-        if name != "step":
+        if writer and name != "step":
             writer.add_scalar(name, value, row["step"])

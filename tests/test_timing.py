@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -25,6 +28,13 @@ def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
 )
 def test_times_are_read_with_their_unit(text, s):
     assert timing.seconds(text) == s
+
+
+@pytest.mark.parametrize(
+    ("s", "text"), [(0.5, "0.5 s"), (45, "45 s"), (600, "10 min"), (5400, "1.5 h"), (41400, "12 h")]
+)
+def test_times_are_said_in_their_unit(s, text):
+    assert timing.text(s) == text
 
 
 @pytest.mark.parametrize("text", ["50", "min", "-5s", "1 h", "1d", ""])
@@ -91,4 +101,25 @@ def test_on_cuda_nothing_waits_before_seconds_are_read(monkeypatch):
 
 
 def test_machine_names_what_a_result_depends_on():
-    assert re.match(r"Python 3\.\d+\.\d+.*, torch \d.*, \d+ CPU cores, .*GPU|GiB", timing.machine())
+    line = timing.machine()
+    assert re.match(r"Python 3\.\d+\.\d+.*, torch \d.*, \d+ CPU cores, .*GPU|GiB", line)
+    assert f"torch threads: {torch.get_num_threads()}" in line
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "n"), [(1, "", 1), (2, "", 1), (8, "", 4), (8, "3", 3), (None, "", 1)]
+)
+def test_threads_are_half_the_cores_unless_somebody_asks(monkeypatch, cores, asked, n):
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert timing.threads() == n
+
+
+def test_evalib_sets_the_threads_before_anything_runs():
+    code = "import evalib, torch; print(torch.get_num_threads())"
+    asked = dict(os.environ, OMP_NUM_THREADS="3")
+    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
+    assert out.stdout.split()[0] == "3"
+    del asked["OMP_NUM_THREADS"]
+    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
+    assert out.stdout.split()[0] == str(max(1, os.cpu_count() // 2))

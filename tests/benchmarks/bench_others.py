@@ -150,7 +150,7 @@ def writers() -> dict[str, tuple[Save, Load]]:
     for limit in (1, 3):
         name = f"Accelerate `save_state`, `total_limit={limit}`"
         rows[name] = partial(save_accelerate, limit), load_accelerate
-    rows["evalib `checkpoint.save`"] = partial(save_state, checkpoint.save), checkpoint.load
+    rows["evalib `checkpoint.write`"] = partial(save_state, _write), checkpoint.load
     return rows
 
 
@@ -169,6 +169,10 @@ def save_state(save: Callable[[Path, dict], object], folder: Path, send: Send) -
     for step in count():
         save(folder, state | {"step": step})
         send(time.monotonic())
+
+
+def _write(folder: Path, state: dict) -> None:
+    checkpoint.write(folder, *checkpoint.serialise(state))
 
 
 def _torch_save(name: str, folder: Path, state: dict) -> None:

@@ -1,4 +1,6 @@
-"""Is a run that was killed the run that was never stopped? `python -m evalib bench resume`.
+"""Is a run that was killed the run that was never stopped?
+
+    python tests/benchmarks/bench_resume.py --kills 100
 
 Sessions train in processes of their own, each with another number of workers, and are killed
 (SIGKILL) at random moments: in a step, while a checkpoint is written, while it is copied to a slow
@@ -7,6 +9,7 @@ change of size. At its end, weights, optimizer, averaged weights and metrics.csv
 an uninterrupted run, bit for bit. Then: what does saving cost?
 """
 
+import argparse
 import contextlib
 import csv
 import itertools
@@ -26,9 +29,11 @@ from unittest import mock
 
 import torch
 
-from evalib import checkpoint, dataset, runs, timing, training
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "colab")]
+
+from evalib import checkpoint, dataset, runs, timing, training  # noqa: E402
+
 CONFIG = dict(sizes=((32, 50), (48, 30)), batch_size=8, log_every=5, evaluate_every=20, n_valid=8)
 STEP, SAVE, COPY = "step", "save", "copy"
 SLOW_S = 0.01  # each operation on Drive; a copy has about a dozen
@@ -108,7 +113,10 @@ def session(folder: Path, run: Path, drive_dir: Path | None, way: str, workers: 
         child = subprocess.Popen(
             [sys.executable, __file__, settings],
             pass_fds=[file.fileno()],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests/colab"},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": "1",
+            },
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -139,8 +147,9 @@ def child(folder, run, drive_dir, way, workers, fd) -> None:
     """What a session does: train, and say in shared memory what it is doing."""
     import faults
 
-    torch.set_num_threads(1)
-    phase, write, step = mmap.mmap(fd, 2), checkpoint.write, training.Learner.train_step
+    phase = mmap.mmap(fd, 2)
+    write = checkpoint.write
+    step = training.Learner.train_step
 
     def watched_write(place, *args, **options):
         where, before = (1, 0) if str(place) == drive_dir else (0, 1)
@@ -261,6 +270,10 @@ def saving_cost(rounds: int = 3, every_s: float = 1.0, n_steps: int = 300) -> st
 
 
 if __name__ == "__main__":
-    with warnings.catch_warnings():
+    if sys.argv[1:] and sys.argv[1].startswith("["):
         warnings.simplefilter("ignore")
         child(*json.loads(sys.argv[1]))
+    else:
+        parser = argparse.ArgumentParser(description="Kill a run again and again; is it the same?")
+        parser.add_argument("--kills", type=int, default=100)
+        main(parser.parse_args().kills)
