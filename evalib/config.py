@@ -60,20 +60,12 @@ class Config:
         if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
             raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
         if self.evaluate_every % self.log_every:
-            raise ValueError(
-                f"evaluate_every={self.evaluate_every} is no multiple of log_every="
-                f"{self.log_every}: scores are part of a logged row"
-            )
+            raise ValueError("evaluate_every is no multiple of log_every: scores are part of a row")
         # Unknown names are refused here, not after the data was rendered.
         Loss(self.mask_loss, self.depth_loss)
         augment.check(self.augment)
-        known = {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "way": augment.WAYS,
-            "network": recipes.NETWORKS,
-        }
-        for field, names in known.items():
+        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "way": augment.WAYS}
+        for field, names in (known | {"network": recipes.NETWORKS}).items():
             if (value := getattr(self, field)) not in names:
                 raise ValueError(f"{field} {value!r}: choose one of {', '.join(names)}")
 
@@ -142,14 +134,14 @@ def plateau(scores: Sequence[float], every: int = 3) -> float:
     not improve on the best before them (torch's ReduceLROnPlateau). Oldest first, higher is better.
     """
     best = -math.inf
-    bad = halvings = 0
+    bad = 0
+    share = 1.0
     for score in scores:
         bad = 0 if score > best else bad + 1
         best = max(best, score)
-        if bad == every:
-            halvings += 1
-            bad = 0
-    return 0.5**halvings
+        if bad and bad % every == 0:
+            share /= 2
+    return share
 
 
 def stop_early(scores: Sequence[float], patience: int) -> bool:

@@ -25,10 +25,7 @@ from evalib.losses import Loss
 
 
 class Learner:
-    """What `train` changes from step to step; see there for the arguments.
-
-    Raises: ValueError: a pack of one of the config's sizes is missing; more than one process.
-    """
+    """What `train` changes from step to step; see there for the arguments and errors."""
 
     def __init__(
         self,
@@ -44,17 +41,17 @@ class Learner:
         if not cpu:
             repeat_exactly()
         mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
-        # One a process, and refused where the run before was on another device or in another
-        # precision; so it is made anew, as Accelerate's own tests do between two runs.
+        # One a process, which refuses another device or precision than the run before had.
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
         if self.accelerator.num_processes > 1:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.device = self.accelerator.device
         self.config = config
-        first = packs_by_size[config.all_sizes[0]]
+        packs = {size: packs_by_size[size] for size in config.all_sizes}
+        first = packs[config.all_sizes[0]]
         self.batches = Batches(
-            {size: packs_by_size[size] for size in config.all_sizes},
+            packs,
             first.split()["train"],
             batch_size=config.batch_size,
             seed=config.seed,
@@ -64,7 +61,7 @@ class Learner:
         )
         self.valid = valid or first
         self.valid_rows = _validation(self.valid, config.n_valid)
-        self.data = {str(size): packs_by_size[size].fingerprint for size in config.all_sizes}
+        self.data = {str(size): pack.fingerprint for size, pack in packs.items()}
         self.data["valid"] = self.valid.fingerprint
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
@@ -72,9 +69,8 @@ class Learner:
         # Copied before `prepare`, which wraps `forward` for mixed precision.
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
-        optimizer = OPTIMIZERS[config.optimizer](
-            self.network.parameters(), config.lr, config.weight_decay
-        )
+        parameters = self.network.parameters()
+        optimizer = OPTIMIZERS[config.optimizer](parameters, config.lr, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         self.loss = Loss(config.mask_loss, config.depth_loss)
         self.timer = timing.Timer()
@@ -111,7 +107,7 @@ class Learner:
             self.ema.update_parameters(self.network)
         self.step += 1
         for name, value in {"loss": loss, **parts, "n": torch.ones(())}.items():
-            # On the device: reading a value would wait for it.
+            # on the device: reading a value would wait for it
             self.sums[name] = self.sums.get(name, 0) + value.detach().double()
         return loss.detach()
 
@@ -127,11 +123,8 @@ class Learner:
         return self.step % every == 0 or self.step == self.config.n_steps
 
     def log(self, scores: dict[str, float]) -> dict[str, float]:
-        """One row more in the history: the mean losses of the steps since the last one, `scores`
-        of this moment, if any, and where the time went.
-
-        Raises: FloatingPointError: the weights are not finite.
-        """
+        """One row more in the history: mean losses since the last one, `scores` of this moment, if
+        any, and where the time went. Raises: FloatingPointError: the weights are not finite."""
         self.refuse_nonfinite()
         n = float(self.sums.pop("n"))
         row = {"step": self.step, "size": self.config.size_at(self.step - 1), "lr": self.lr}
@@ -139,17 +132,16 @@ class Learner:
         row |= scores
         row |= {f"{name}_s": round(s, 4) for name, s in self.timer.seconds.items()}
         self.history.append(row)
-        self.scores += [scores["score"]] if scores else []
+        if scores:
+            self.scores.append(scores["score"])
         self.sums = {}
         self.timer.reset()
         return row
 
     def evaluate(self) -> tuple[dict[str, float], tuple[dict[str, Tensor], Tensor, Tensor]]:
-        """Scores of the averaged weights, and a batch with its two predictions to look at.
-
-        `score`, by which the best is chosen, uses the first subset only: the backgrounds and
-        objects held out are reported, never chosen by. Raises: FloatingPointError, as `log`.
-        """
+        """Scores of the averaged weights, and a batch with its two predictions to look at. `score`
+        chooses the best, by the first subset only: what is held out is reported, never chosen by.
+        Raises: FloatingPointError, as `log`."""
         self.refuse_nonfinite()
         predictor = unet.predictor(self.ema.module)
         n = self.batches.size_of_batch(self.valid.size)
@@ -169,8 +161,8 @@ class Learner:
 
     def best(self, score: float) -> dict:
         """The averaged weights as a checkpoint of the kind `best`."""
-        best = {"model": self.ema.module.state_dict(), "step": self.step}
-        return best | {"config": asdict(self.config), "score": score}
+        model = self.ema.module.state_dict()
+        return {"step": self.step, "model": model, "config": asdict(self.config), "score": score}
 
     def state(self) -> dict:
         """All there is to save. Raises: FloatingPointError: the weights are not finite."""
@@ -224,10 +216,9 @@ class Learner:
 
     def finished(self) -> bool:
         """Whether the schedule is through, or nothing has improved for `config.patience`."""
-        if self.step >= self.config.n_steps:
-            return True
         patience = self.config.patience
-        return patience > 0 and settings.stop_early(self.scores, patience)
+        gave_up = patience > 0 and settings.stop_early(self.scores, patience)
+        return gave_up or self.step >= self.config.n_steps
 
     def is_best(self, score: float) -> bool:
         return score > max(self.scores, default=-math.inf)

@@ -38,13 +38,13 @@ def threads() -> int:
     """How many threads torch computes with: OMP_NUM_THREADS where it is set, else half the cores.
 
     Colab's two are halves of one core, with a notebook server on them, and torch's threads spin
-    while they wait for each other: beside other work most of their time. Seconds on two cores:
+    while they wait for each other. Seconds on two cores, the last column beside much other work:
 
-    | threads                    | 1000 samples | 150 steps at 64 px | 150 steps beside other work |
-    |----------------------------|-------------:|-------------------:|----------------------------:|
-    | 2                          |           14 |                 23 |                         395 |
-    | 2, OMP_WAIT_POLICY=PASSIVE |           20 |                 38 |                             |
-    | 1                          |           14 |                 27 |                          27 |
+    | threads                    | 1000 samples | 150 steps, 64 px | the same, beside |
+    |----------------------------|-------------:|-----------------:|-----------------:|
+    | 2                          |           14 |               23 |              395 |
+    | 2, OMP_WAIT_POLICY=PASSIVE |           20 |               38 |                  |
+    | 1                          |           14 |               27 |               27 |
     """
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     return int(chosen) if chosen.isdigit() else max(1, (os.cpu_count() or 1) // 2)
