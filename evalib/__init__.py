@@ -9,10 +9,10 @@ import os
 
 import torch
 
-from evalib import timing
+from evalib import config
 from evalib.weights import load
 
-torch.set_num_threads(timing.threads())  # here, once, before torch starts any
+torch.set_num_threads(config.threads())  # here, once, before torch starts any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: it repeats itself
 
 __all__ = ["load"]

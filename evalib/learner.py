@@ -17,8 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evalib import config as settings
-from evalib import dataset, metrics, recipes, timing, unet
+from evalib import dataset, metrics, recipes, schedule, timing, unet
 from evalib.batches import Batches
 from evalib.config import OPTIMIZERS, Config, precision
 from evalib.losses import Loss
@@ -114,9 +113,7 @@ class Learner:
     def rate(self) -> float:
         """The learning rate of the step to come."""
         config = self.config
-        if config.schedule == "plateau":
-            return config.lr * settings.plateau(self.scores)
-        return config.lr * settings.factor(config.schedule, self.step, config.n_steps)
+        return config.lr * schedule.factor(config.schedule, self.step, config.n_steps, self.scores)
 
     def due(self, every: int) -> bool:
         """Whether something that is done `every` so many steps is to be done now."""
@@ -217,7 +214,7 @@ class Learner:
     def finished(self) -> bool:
         """Whether the schedule is through, or nothing has improved for `config.patience`."""
         patience = self.config.patience
-        gave_up = patience > 0 and settings.stop_early(self.scores, patience)
+        gave_up = patience > 0 and schedule.stop_early(self.scores, patience)
         return gave_up or self.step >= self.config.n_steps
 
     def is_best(self, score: float) -> bool:

@@ -34,22 +34,6 @@ def seconds(text: str | float) -> float:
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
-def threads() -> int:
-    """How many threads torch computes with: OMP_NUM_THREADS where it is set, else half the cores.
-
-    Colab's two are halves of one core, with a notebook server on them, and torch's threads spin
-    while they wait for each other. Seconds on two cores, the last column beside much other work:
-
-    | threads                    | 1000 samples | 150 steps, 64 px | the same, beside |
-    |----------------------------|-------------:|-----------------:|-----------------:|
-    | 2                          |           14 |               23 |              395 |
-    | 2, OMP_WAIT_POLICY=PASSIVE |           20 |               38 |                  |
-    | 1                          |           14 |               27 |               27 |
-    """
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    return int(chosen) if chosen.isdigit() else max(1, (os.cpu_count() or 1) // 2)
-
-
 def text(seconds: float) -> str:
     """A time as people say it, to two digits: 45 s, 10 min, 1.5 h."""
     unit, size = next((u for u in (("h", 3600), ("min", 60)) if seconds >= u[1]), ("s", 1))

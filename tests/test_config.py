@@ -1,55 +1,12 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
-import torch
 
 from evalib import config
-
-
-def torch_rates(make, n):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = make(optimizer)
-    rates = []
-    for _ in range(n):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
-def test_onecycle_is_torchs_onecycle():
-    n = 200
-    theirs = torch_rates(
-        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=1.0, total_steps=n), n
-    )
-    ours = [config.factor("onecycle", step, n) for step in range(n)]
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    assert min(ours[:10]) > 0.03  # the first step learns
-
-
-def test_step_is_torchs_steplr():
-    theirs = torch_rates(lambda o: torch.optim.lr_scheduler.StepLR(o, 50, 0.1), 150)
-    assert [config.factor("step", k, 150) for k in range(150)] == pytest.approx(theirs)
-
-
-def test_plateau_halves_after_each_three_scores_without_improvement():
-    scores = [0.1, 0.5, 0.4, 0.5, 0.3]
-    assert config.plateau(scores[:4]) == 1.0
-    assert config.plateau(scores) == 0.5
-    assert config.plateau([*scores, 0.1, 0.1, 0.1]) == 0.25
-    assert config.plateau([]) == 1.0
-
-
-def test_early_stopping_counts_from_the_best_score():
-    assert not config.stop_early([0.5, 0.4, 0.4], 3)
-    assert config.stop_early([0.5, 0.4, 0.4, 0.5], 3)  # equal is not better
-    assert not config.stop_early([], 1)
-
-
-def test_a_run_of_one_step_has_a_rate():
-    for name in ("constant", "onecycle", "step"):
-        assert config.factor(name, 0, 1) > 0
 
 
 @pytest.mark.parametrize(
@@ -87,3 +44,22 @@ def test_a_config_comes_back_from_json_as_it_was(tmp_path):
     before = config.Config(sizes=(((32, 64), 10), (96, 5)), augment=("flip", "noise"))
     (tmp_path / "config.json").write_text(json.dumps(asdict(before)), encoding="utf-8")
     assert config.read(tmp_path / "config.json") == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "n"), [(1, "", 1), (2, "", 1), (8, "", 4), (8, "3", 3), (None, "", 1)]
+)
+def test_threads_are_half_the_cores_unless_somebody_asks(monkeypatch, cores, asked, n):
+    monkeypatch.setattr(config.os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert config.threads() == n
+
+
+def test_evalib_sets_the_threads_before_anything_runs():
+    code = "import evalib, torch; print(torch.get_num_threads())"
+    asked = dict(os.environ, OMP_NUM_THREADS="3")
+    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
+    assert out.stdout.split()[0] == "3"
+    del asked["OMP_NUM_THREADS"]
+    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
+    assert out.stdout.split()[0] == str(max(1, os.cpu_count() // 2))

@@ -1,7 +1,4 @@
-import os
 import re
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -104,22 +101,3 @@ def test_machine_names_what_a_result_depends_on():
     line = timing.machine()
     assert re.match(r"Python 3\.\d+\.\d+.*, torch \d.*, \d+ CPU cores, .*GPU|GiB", line)
     assert f"torch threads: {torch.get_num_threads()}" in line
-
-
-@pytest.mark.parametrize(
-    ("cores", "asked", "n"), [(1, "", 1), (2, "", 1), (8, "", 4), (8, "3", 3), (None, "", 1)]
-)
-def test_threads_are_half_the_cores_unless_somebody_asks(monkeypatch, cores, asked, n):
-    monkeypatch.setattr(timing.os, "cpu_count", lambda: cores)
-    monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert timing.threads() == n
-
-
-def test_evalib_sets_the_threads_before_anything_runs():
-    code = "import evalib, torch; print(torch.get_num_threads())"
-    asked = dict(os.environ, OMP_NUM_THREADS="3")
-    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
-    assert out.stdout.split()[0] == "3"
-    del asked["OMP_NUM_THREADS"]
-    out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
-    assert out.stdout.split()[0] == str(max(1, os.cpu_count() // 2))

@@ -336,7 +336,7 @@ def test_sigterm_saves_and_then_ends_the_process(tmp_path):
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert "Stopped at step 1 of 8" in done.stdout and "still here" not in done.stdout
     assert checkpoint.newest([tmp_path / "run"])[1]["step"] == 1
-    assert (tmp_path / "run" / "lease.json").read_text() == "{}"
+    assert (tmp_path / "run" / "lease.json").read_text() == '{"turn": 1}\n'  # given back
 
 
 def test_sigterm_is_passed_on_to_whom_it_was_meant_for(playground, tmp_path, monkeypatch):
