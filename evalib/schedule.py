@@ -1,4 +1,4 @@
-"""The learning rate of a step, and when to stop early, as plain functions: no scheduler has a state.
+"""The learning rate of a step, and when to stop early: functions, so no state can be lost.
 
 ReduceLROnPlateau and early stopping look at the scores so far, which every checkpoint holds.
 """
