@@ -58,12 +58,10 @@ def train(
                           session loses. An epoch's end saves, too, if a tenth of it has passed.
         time_budget:      after which to save and return; "colab": what is left of its 12 hours.
         take_over:        train although another session seems to hold this run; that one stops.
-        progress:         show a bar, and in a notebook the curves.
     Returns: the run so far. The stop button (SIGINT) saves and returns it; SIGTERM saves it, and
         then ends the process, as was asked.
     Raises:
-        ValueError: the run was started with another config or other data, or another session is
-                    training it.
+        ValueError: the run began with another config or other data, or another session trains it.
         OSError:    Drive does not answer, so it is not known how far the run is.
         MemoryError: too little memory is free to go on; the run is safe.
         FloatingPointError: the weights are not finite; the checkpoints before are sound.
@@ -82,7 +80,7 @@ def train(
         sessions = _resume(learner, run_dir, drive_dir, store)
         events = stack.enter_context(runs.tensorboard(run_dir, learner.history))
         # smoothing=0: sizes take turns and evaluations fall between, so only a mean tells the rest
-        shown = {"disable": not progress, "mininterval": 2, "smoothing": 0}
+        shown = {"desc": run_dir.name, "disable": not progress, "mininterval": 2, "smoothing": 0}
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
         batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
         stop = stack.enter_context(_stop_flag())
@@ -108,7 +106,7 @@ def train(
             longest_s = max(longest_s, now - before)
             before = now
             left = _sessions_left(learner, first, now - begin, budget_s)
-            bar.set_postfix_str(left.removeprefix(", "), refresh=False)
+            bar.set_postfix_str(left, refresh=False)
             bar.update()
             if lease.lost.is_set() or now - begin + 2 * longest_s > budget_s:
                 stop.set()
@@ -123,18 +121,14 @@ def train(
     if lease.lost.is_set():
         print(f"Another session took this run over: stopped at step {learner.step}.")
     elif not learner.finished():
-        print(f"Stopped at step {learner.step} of {config.n_steps}{left}. Run this again to go on.")
+        steps = f"{learner.step} of {config.n_steps}"
+        print(f"Stopped at step {steps}. Run this again to go on. {left}")
     if stop.terminated:  # saved; now for the one who was asked
         sys.stdout.flush()
         signal.raise_signal(signal.SIGTERM)
-    return runs.Run(
-        run_dir,
-        learner.step,
-        _best_model(learner, run_dir),
-        learner.history,
-        learner.finished(),
-        on_drive=bool(uploads and uploads.all_there),
-    )
+    model = _best_model(learner, run_dir)
+    on_drive = bool(uploads and uploads.all_there)
+    return runs.Run(run_dir, learner.step, model, learner.history, learner.finished(), on_drive)
 
 
 def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Store) -> list[dict]:
@@ -147,8 +141,8 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
         _restore(learner, path, state)
         sessions += state["sessions"]
         where = "this disk" if path.parent == run_dir else "Drive"
-        steps = f"{learner.step} of {learner.config.n_steps}"
-        print(f"Going on from step {steps} ({path.name}, {where}).")
+        n_steps = learner.config.n_steps
+        print(f"Going on from step {learner.step} of {n_steps} ({path.name}, {where}).")
         # To the place that lacks them: a new machine's disk, or Drive if it could not be reached.
         store(path.name, checkpoint.retried(path.read_bytes))
         try:
@@ -204,8 +198,8 @@ def _best_model(learner: Learner, run_dir: Path) -> nn.Module:
     try:
         return weights.load(run_dir).to(learner.device)
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
-        text = f"the best weights cannot be read: {error}. These are the averaged weights of step"
-        warnings.warn(f"{text} {learner.step}.", stacklevel=3)
+        instead = f"the averaged weights of step {learner.step} instead"
+        warnings.warn(f"the best weights cannot be read ({error}): {instead}", stacklevel=3)
         return learner.ema.module.eval()
 
 
@@ -239,13 +233,13 @@ def lr_range_test(
 
 
 def _sessions_left(learner: Learner, first: int, spent_s: float, budget_s: float) -> str:
-    """For how many sessions of `budget_s` the run goes on, if steps take as long as since `first`;
-    "" for a session without end."""
+    """For how many sessions the run goes on, if steps take as long as since `first`; "" without
+    a budget."""
     if math.isinf(budget_s):
         return ""
     left_s = (learner.config.n_steps - learner.step) * spent_s / (learner.step - first)
     n = max(1, math.ceil(left_s / budget_s))
-    return f", sessions of {timing.text(budget_s)} left: about {n}"
+    return f"Sessions of {timing.text(budget_s)} left: about {n}."
 
 
 def _draw(picture, history: list[dict], name: str):

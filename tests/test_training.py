@@ -528,7 +528,7 @@ def test_a_folder_without_a_run_says_how_to_train(tmp_path):
 def test_the_sessions_that_are_left_follow_from_what_this_one_did(spent_s, text):
     ours = SimpleNamespace(step=1500, config=SimpleNamespace(n_steps=2500))  # twice as many left
     left = training._sessions_left(ours, 1000, spent_s, 2000)
-    assert left == f", sessions of 33 min left: about {text}"
+    assert left == f"Sessions of 33 min left: about {text}."
     assert training._sessions_left(ours, 1000, spent_s, float("inf")) == ""
 
 
