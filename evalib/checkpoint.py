@@ -99,14 +99,18 @@ def newest(folders: list[Path]) -> tuple[Path, dict] | None:
     return next(_all_sound(folders, "step"), None)
 
 
-def best(folders: list[Path], *, up_to: int | None = None) -> tuple[Path, dict] | None:
+def best(folders: list[Path], history: list[dict] | None = None) -> tuple[Path, dict] | None:
     """Load the sound checkpoint of kind "best" with the highest stored `score`, of equal ones the
     latest; None if there is none. Warnings and errors as in `newest`.
 
-    up_to: ignore later steps, which a run that went back to this one has left behind.
+    history: rows with `step` and `score` of the run. Files with a score that is not in them were
+        left behind by a session that got further, and from which the run did not go on.
     """
-    found = _all_sound(folders, "best", up_to)
-    return max(found, key=lambda item: item[1].get("score", -math.inf), default=None)
+    found = _all_sound(folders, "best")
+    if history is not None:
+        scores = {row["step"]: row["score"] for row in history if "score" in row}
+        found = [item for item in found if item[1]["score"] == scores.get(item[1]["step"])]
+    return max(found, key=lambda item: item[1]["score"], default=None)
 
 
 def load(path: Path) -> dict:
@@ -147,12 +151,12 @@ def retried(action: Callable[[], Any]) -> Any:
     return action()
 
 
-def _all_sound(folders: list[Path], kind: str, up_to: int | None = None) -> Iterator:
+def _all_sound(folders: list[Path], kind: str) -> Iterator:
     """Load what can be loaded, newest step first and each name once; see `newest`."""
     unread = None
     names = set()
     for path in retried(lambda: _listed(folders, kind)):
-        if path.name in names or (up_to is not None and _step(path) > up_to):
+        if path.name in names:
             continue
         try:
             state = retried(lambda path=path: load(path))

@@ -146,7 +146,7 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
         # To the place that lacks them: a new machine's disk, or Drive if it could not be reached.
         store(path.name, checkpoint.retried(path.read_bytes))
         try:
-            if best := checkpoint.best(folders, up_to=learner.step):
+            if best := checkpoint.best(folders, learner.history):
                 store(best[0].name, checkpoint.retried(best[0].read_bytes))
         except (OSError, ValueError) as error:
             warnings.warn(f"the best weights so far cannot be read: {error}", stacklevel=3)

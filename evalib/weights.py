@@ -122,9 +122,8 @@ def _of_run(path: Path) -> tuple[nn.Module, dict]:
 
 def _best(run: Path) -> dict:
     newest = checkpoint.newest([run])
-    # what was best beyond the step that a run went on from is not its own
-    up_to = int(checkpoint.NAME.fullmatch(newest[0].name)["step"]) if newest else None
-    found = checkpoint.best([run], up_to=up_to) or newest
+    history = newest[1]["history"] if newest else None
+    found = checkpoint.best([run], history) or newest
     if not found:
         todo = f"python -m evalib train mid-1000 --run {run}"
         raise FileNotFoundError(f"no checkpoint in {run}. Train first: {todo}")

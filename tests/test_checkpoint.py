@@ -92,11 +92,14 @@ def save_best(folder, scores):
 
 def test_abandoned_best_weights_do_not_outrank_those_of_the_run(tmp_path):
     """A run reached 4000, went back to 3500 on other hardware, and then had its best at 3750."""
-    save_best(tmp_path, {3250: 0.6, 4000: 0.7})
-    assert checkpoint.best([tmp_path], up_to=3500)[1]["step"] == 3250
+    save_best(tmp_path, {3250: 0.6, 4000: 0.9})
+    history = [{"step": 3250, "score": 0.6}, {"step": 3500, "loss": 1.0}]
+    assert checkpoint.best([tmp_path], history)[1]["step"] == 3250
     save_best(tmp_path, {3750: 0.8})
-    assert checkpoint.best([tmp_path])[1]["step"] == 3750
-    assert checkpoint.best([tmp_path], up_to=3000) is None
+    history += [{"step": 3750, "score": 0.8}, {"step": 4000, "score": 0.7}]
+    assert checkpoint.best([tmp_path], history)[1]["step"] == 3750
+    assert checkpoint.best([tmp_path])[1]["step"] == 4000  # nobody says whose they are
+    assert checkpoint.best([tmp_path], []) is None
 
 
 def test_of_equal_scores_the_later_step_is_best_and_torn_ones_are_passed_over(tmp_path):
@@ -115,7 +118,8 @@ def test_whatever_step_a_run_goes_back_to_there_are_best_weights_of_before(tmp_p
     save(tmp_path, state(200))
     save_best(tmp_path, {300: 0.3})
     for step in (100, 200):
-        assert checkpoint.best([tmp_path], up_to=step)[1]["step"] == step
+        history = [{"step": k, "score": k / 1000} for k in range(10, step + 10, 10)]
+        assert checkpoint.best([tmp_path], history)[1]["step"] == step
     save(tmp_path, state(300))
     save_best(tmp_path, {310: 0.31})
     found = sorted(int(path.name[5:15]) for path in tmp_path.glob("best-*"))

@@ -272,15 +272,14 @@ def test_best_weights_of_steps_left_behind_do_not_outrank_the_true_ones(
         train(config, playground, tmp_path / "run")
     _, true = checkpoint.best([tmp_path / "run"])
     assert true["step"] == 4
-    put(
-        tmp_path / "run", true | {"step": 6, "score": true["score"] - 1}, "best"
-    )  # of other hardware
+    left_behind = true | {"step": 6, "score": true["score"] + 1}  # on other hardware
+    put(tmp_path / "run", left_behind, "best")
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         train(config, playground, tmp_path / "run", drive_dir=tmp_path / "drive")
     assert [path.name[:15] for path in (tmp_path / "drive").glob("best*")] == ["best-0000000004"]
     run = train(config, playground, tmp_path / "run")
-    found = checkpoint.best([tmp_path / "run"])[1]
+    found = checkpoint.best([tmp_path / "run"], run.history)[1]
     assert found["score"] == max(row["score"] for row in run.history if "score" in row)
     assert all(torch.equal(v, found["model"][k]) for k, v in run.model.state_dict().items())
 

@@ -136,12 +136,14 @@ def best(step, score, seed):
     return checkpoint.serialise(state | {"model": network(seed).state_dict()}, "best")
 
 
-def newest(step, seed):
-    """A checkpoint to resume from: its averaged weights are those of `network(seed)`."""
+def newest(step, seed, **scores):
+    """A checkpoint to resume from: its averaged weights are those of `network(seed)`; `at_250=.9`
+    is a score in its history."""
+    history = [{"step": int(at[3:]), "score": score} for at, score in scores.items()]
     model = network(seed + 100).state_dict()
     ema = torch.optim.swa_utils.AveragedModel(network(seed), use_buffers=True).state_dict()
     return checkpoint.serialise(
-        {"step": step, "config": asdict(Config()), "model": model} | {"ema": ema}
+        {"step": step, "config": asdict(Config()), "model": model, "ema": ema, "history": history}
     )
 
 
@@ -155,19 +157,20 @@ def loaded_seed(path):
 
 
 def test_a_run_gives_its_best_weights_and_not_the_latest_of_them(tmp_path):
-    for name, data in (best(250, 0.9, 1), newest(500, 0)):
+    for name, data in (best(250, 0.9, 1), newest(500, 0, at_250=0.9, at_500=0.5)):
         (tmp_path / name).write_bytes(data)
     assert loaded_seed(tmp_path) == 1
     (tmp_path / best(500, 0.5, 2)[0]).write_bytes(best(500, 0.5, 2)[1])
     assert loaded_seed(tmp_path) == 1
 
 
-def test_what_was_best_beyond_the_step_that_a_run_went_on_from_is_not_its_own(tmp_path):
-    for name, data in (best(4000, 0.9, 2), newest(3750, 0)):
+def test_best_weights_that_a_run_left_behind_are_not_its_own(tmp_path):
+    """It reached 4000, went on from 3750 on other hardware, and did worse at 4000 this time."""
+    for name, data in (best(4000, 0.9, 2), newest(3750, 0, at_3500=0.5)):
         (tmp_path / name).write_bytes(data)
     assert loaded_seed(tmp_path) == 0  # the averaged weights of its newest checkpoint
-    name, data = best(3500, 0.5, 1)
-    (tmp_path / name).write_bytes(data)
+    for name, data in (best(3500, 0.5, 1), newest(4250, 0, at_3500=0.5, at_4000=0.4)):
+        (tmp_path / name).write_bytes(data)
     assert loaded_seed(tmp_path) == 1
 
 
