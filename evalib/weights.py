@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from evalib import checkpoint, recipes, unet
 
 DEFAULT = Path(__file__).parent / "weights" / "small.safetensors"
-LIMIT = 2 * 2**20  # bytes; above, matrices are stored as float16
 SECTIONS = ("data", "training", "scores", "real photographs", "limits")
 
 CARD = """# {network}: what is new, and how far away
 
 From two photographs of one fixed camera, the empty scene and the same scene with something new in
-it: which pixels are new, and the depth of every pixel. {parameters} parameters, {dtype}.
+it: which pixels are new, and the depth of every pixel. {parameters} parameters, float32.
 
 ```python
 import evalib
@@ -66,18 +65,12 @@ def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = N
 def write(model: nn.Module, network: str, folder: Path | str, facts: dict[str, str]) -> list[Path]:
     """Write NETWORK.safetensors and README.md, the model card, to `folder`.
 
-    Weights are float32 where that fits into 2 MiB; else matrices are float16, and the vectors, of
-    BatchNorm most of them, stay float32.
     facts: Markdown for the card's `SECTIONS`; kept as the file's metadata, too.
     """
     # contiguous: safetensors refuses channels_last
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    dtype = "float32"
-    if sum(t.nbytes for t in weights.values()) > LIMIT:
-        dtype = "float16"
-        weights = {name: t.half() if t.ndim > 1 else t for name, t in weights.items()}
     parameters = f"{sum(p.numel() for p in model.parameters()):,}"
-    facts = facts | {"network": network, "parameters": parameters, "dtype": dtype}
+    facts = facts | {"network": network, "parameters": parameters}
     paths = [Path(folder) / f"{network}.safetensors", Path(folder) / "README.md"]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, paths[0], metadata=facts)
@@ -168,22 +161,15 @@ def write_onnx(model: nn.Module, path: Path | str, *, size: tuple[int, int] = (2
     """Write the network as ONNX (opset 18), for one pair at a time, of one size (height, width).
 
     Inputs `bg`, `fg_bg`, (1, 3, H, W) in 0..1; outputs `mask_pred`, `depth_pred`, (1, 1, H, W).
-    Raises: ValueError: `path` is no .onnx; ImportError: onnx or onnxscript is missing.
+    Raises: ImportError: onnx or onnxscript is missing.
     """
-    path = Path(path)
-    if path.suffix != ".onnx":
-        raise ValueError(f"{path} is no name for an ONNX graph, needed NAME.onnx")
     device = next(model.parameters()).device
     # two tensors: of one alone, torch would make one input out of both
     images = tuple(torch.rand(1, 3, *size, device=device) for _ in range(2))
     names = {"input_names": ["bg", "fg_bg"], "output_names": ["mask_pred", "depth_pred"]}
     options = {"opset_version": 18, "dynamo": True, "verbose": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = torch.onnx.export(_Maps(model).eval(), images, **names, **options)
-    except ImportError as error:
-        todo = "pip install onnx onnxscript"
-        raise ImportError(f"ONNX needs two packages more ({error}): {todo}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.onnx.export(_Maps(model).eval(), images, **names, **options)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     graph.save(path, external_data=False)

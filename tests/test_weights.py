@@ -35,19 +35,14 @@ def small(tmp_path):
     return tmp_path / "small.safetensors", model
 
 
-@pytest.mark.parametrize("limit", [weights.LIMIT, 2**20])
-def test_exported_weights_answer_as_the_network_did(limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "LIMIT", limit)
+def test_exported_weights_answer_as_the_network_did(tmp_path):
     model = network().to(memory_format=torch.channels_last)  # safetensors refuses these as they are
     path, _ = weights.write(model, "small", tmp_path, {})
-    assert path.stat().st_size <= limit
-    half = {t.dtype for t in load_file(path).values() if t.ndim > 1} == {torch.float16}
-    assert half == (limit == 2**20) == (facts(path)["dtype"] == "float16")
     loaded, pair = evalib.load(path), (torch.rand(1, 3, 48, 64), torch.rand(1, 3, 48, 64))
     assert not loaded.training
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     for ours, theirs in zip(unet.predict(loaded, *pair), unet.predict(model, *pair), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=5e-3 if half else 1e-6, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 def test_the_card_tells_what_it_was_told_and_where_nothing_was(small):
@@ -254,14 +249,3 @@ def test_onnxruntime_answers_as_torch(tmp_path, size):
         maps = graph.run(None, {name: image.numpy() for name, image in images.items()})
         for ours, theirs in zip(maps, expected, strict=True):
             assert abs(ours - theirs.numpy()).max() < 1e-4
-
-
-def test_a_graph_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    def export(*_args, **_options):
-        raise ModuleNotFoundError("No module named 'onnxscript'")
-
-    monkeypatch.setattr(torch.onnx, "export", export)
-    with pytest.raises(ImportError, match="pip install onnx onnxscript"):
-        weights.write_onnx(network(), tmp_path / "small.onnx")
-    with pytest.raises(ValueError, match="needed NAME.onnx"):
-        weights.write_onnx(network(), tmp_path / "small.pt")
