@@ -17,11 +17,10 @@ from torch import Tensor
 from evalib.losses import ssim_map
 
 Batch = dict[str, Tensor]  # bg, fg_bg (B, 3, H, W); mask, depth, bg_depth (B, 1, H, W); row (B,)
-Predictor = Callable[[Batch], tuple[Tensor | None, Tensor | None]]  # -> mask_pred, depth_pred
+Predictor = Callable[[Batch], tuple[Tensor, Tensor]]  # -> mask_pred, depth_pred (B, 1, H, W)
 
 LARGE = 0.005  # of the picture: smaller masks are reported apart, where a pixel decides
 FLOOR = 1 / 255  # stands for smaller depths in ratios and logarithms: one step of a byte, 4 cm
-LARGE_ONLY = ("iou", "dice", "boundary_f")  # what tables report of masks of LARGE or more
 SHOWN = ("subset", "predictor", "n", "iou", "iou_small", "boundary_f", "false_area")
 SHOWN += ("depth_rmse", "depth_rmse_over_std", "depth_delta1", "fg_depth_rmse")
 
@@ -129,20 +128,17 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
     """Columns (N,) over all images: row, mask metrics, depth_* of all pixels, fg_depth_* of mask.
 
     Input:
-        predictor: batch -> (mask_pred, depth_pred); None for a map leaves its columns out.
+        predictor: batch -> (mask_pred, depth_pred).
         batches:   dicts of float maps 0..1 and `row` (B,), which says which image a line is.
     Raises ValueError: there is no batch, or what the metrics refuse.
     """
     lines = []
     for batch in batches:
         mask_pred, depth_pred = predictor(batch)
-        columns = {"row": batch["row"]}
-        if mask_pred is not None:
-            columns |= mask_metrics(mask_pred, batch["mask"])
-        if depth_pred is not None:
-            for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
-                scores = depth_metrics(depth_pred, batch["depth"], where=where)
-                columns |= {start + name: values for name, values in scores.items()}
+        columns = {"row": batch["row"]} | mask_metrics(mask_pred, batch["mask"])
+        for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
+            scores = depth_metrics(depth_pred, batch["depth"], where=where)
+            columns |= {start + name: values for name, values in scores.items()}
         lines.append(columns)
     if not lines:
         raise ValueError("no batches to evaluate; the list of rows was empty")
@@ -154,10 +150,12 @@ def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     LARGE of the picture, iou_small of smaller ones, and false_area, what is claimed of a picture
     in which nothing is new; NaN for all others."""
     area = columns["area"]
-    only = {name: np.where(area >= LARGE, columns[name], np.nan) for name in LARGE_ONLY}
-    only["iou_small"] = np.where((area > 0) & (area < LARGE), columns["iou"], np.nan)
-    only["false_area"] = np.where(area == 0, columns["area_pred"], np.nan)
-    return columns | only
+    table = dict(columns)
+    for name in ("iou", "dice", "boundary_f"):
+        table[name] = np.where(area >= LARGE, columns[name], np.nan)
+    table["iou_small"] = np.where((area > 0) & (area < LARGE), columns["iou"], np.nan)
+    table["false_area"] = np.where(area == 0, columns["area_pred"], np.nan)
+    return table
 
 
 def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:

@@ -259,16 +259,9 @@ def test_columns_do_not_depend_on_how_images_are_batched():
     assert (parts["area"] == 0).tolist() == [True, False, True]
 
 
-def test_a_predictor_of_one_map_leaves_the_other_out():
-    columns = metrics.evaluate(lambda b: (metrics.subtraction(b), None), [batch([0])])
-    assert list(columns) == ["row", "iou", "dice", "boundary_f", "area_pred", "area"]
-    columns = metrics.evaluate(lambda b: (None, b["bg_depth"]), [batch([0])])
-    assert {name.rpartition("depth_")[0] for name in columns} == {"", "fg_"}
-
-
 def test_a_network_is_evaluated_without_building_its_graph():
     weight = torch.ones(1, requires_grad=True)
-    columns = metrics.evaluate(lambda b: (None, b["depth"] * weight), [batch([0])])
+    columns = metrics.evaluate(lambda b: (b["mask"] * weight, b["depth"] * weight), [batch([0])])
     assert columns["depth_rmse"].tolist() == [0]
 
 
