@@ -28,7 +28,7 @@ class Batches:
         batch_size: of the smallest pictures; more than there are rows means all rows.
         augment:    names of transforms, as `augment.ALL` has them.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
-    Raises: ValueError: no rows, rows the pack has not, packs of different samples, unknown names.
+    Raises: ValueError: no rows, or packs of different samples.
     """
 
     def __init__(
@@ -46,7 +46,15 @@ class Batches:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.names = augment
         self.way = way
-        self._check(batch_size)
+        if not len(self.rows):
+            raise ValueError("no rows to draw from; a small tier has none in some subsets")
+        first = next(iter(packs.values()))
+        for pack in packs.values():
+            if not np.array_equal(pack.index, first.index):
+                raise ValueError(
+                    f"{pack.path} holds other samples than {first.path}; "
+                    "build both from one tier with one limit"
+                )
         self.batch_size = min(batch_size, len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch_size
         self.seed = seed
@@ -54,8 +62,6 @@ class Batches:
 
     def gather(self, step: int, size: int) -> Batch:
         """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
-        if size not in self.packs:
-            raise ValueError(f"no pack of {size} px here; there are {sorted(self.packs)}")
         epoch, i = divmod(step, self.steps_per_epoch)
         places = i * self.batch_size + np.arange(self.size_of_batch(size))
         rows = self.rows[rng.permuted(places, len(self.rows), self.seed, epoch)]
@@ -102,26 +108,3 @@ class Batches:
             for i, key in enumerate(raw["key"].tolist())
         ]
         return raw | {n: torch.from_numpy(np.stack([s[n] for s in samples])) for n in images}
-
-    def _check(self, batch_size: int) -> None:
-        augmentation.check(self.names)
-        if self.way not in augmentation.WAYS:
-            raise ValueError(f"way={self.way!r}; known: {', '.join(augmentation.WAYS)}")
-        if batch_size < 1 or not len(self.rows):
-            raise ValueError(
-                f"batch_size={batch_size}, {len(self.rows)} rows; needed: at least 1 of each "
-                "(a small tier has no rows in some subsets)"
-            )
-        first = next(iter(self.packs.values()))
-        low, high = self.rows.min(), self.rows.max()
-        if low < 0 or high >= len(first):
-            raise ValueError(
-                f"rows {low}..{high}, but {first.path} has {len(first)} samples; "
-                "take rows from its `split()`"
-            )
-        for pack in self.packs.values():
-            if not np.array_equal(pack.index, first.index):
-                raise ValueError(
-                    f"{pack.path} holds other samples than {first.path}; "
-                    "build both from one tier with one limit"
-                )

@@ -118,31 +118,18 @@ def test_processes_that_share_a_batch_see_the_same_samples_as_one(pack):
         assert equal(part, {k: v[rank::2] for k, v in whole.items()})
 
 
-def test_sizes_share_order_and_unknown_sizes_are_refused(pack, fake_pack):
+def test_sizes_share_order(pack, fake_pack):
     big = fake_pack(size=48)
     big.index = pack.index
     batches = Batches({32: pack, 48: big}, np.arange(40), batch_size=4)
     small, large = batch(batches, 5), batch(batches, 5, 48)
     assert torch.equal(small["row"][:2], large["row"])  # as many pixels a step
     assert large["bg"].shape == (2, 3, 48, 48)
-    with pytest.raises(ValueError, match=r"no pack of 64 px here; there are \[32, 48\]"):
-        batches.gather(0, 64)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"rows": []}, "batch_size=4, 0 rows; needed: at least 1"),
-        ({"batch_size": 0}, "batch_size=0, 40 rows"),
-        ({"rows": [0, 40]}, r"rows 0..40, but 32px has 40 samples; take rows from its `split"),
-        ({"way": "fast"}, "way='fast'; known: batch, albumentations"),
-        ({"augment": ("flop",)}, "no transforms flop"),
-    ],
-)
-def test_what_cannot_make_batches_is_refused(pack, change, says):
-    args = {"packs": {SIZE: pack}, "rows": np.arange(40), "batch_size": 4} | change
-    with pytest.raises(ValueError, match=says):
-        Batches(**args)
+def test_a_tier_without_training_samples_is_refused(pack):
+    with pytest.raises(ValueError, match="no rows to draw from"):
+        Batches({SIZE: pack}, [], batch_size=4)
 
 
 def test_packs_of_other_samples_are_refused(pack, fake_pack):
