@@ -128,22 +128,6 @@ def test_a_misspelt_subset_is_named(tmp_path):
         manifest.tiers(write(tmp_path, "mine,rooms,5,trian,0:100,0,0,,,\n"))
 
 
-def test_a_tier_without_samples_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="n_samples=0"):
-        manifest.tiers(write(tmp_path, "mine,rooms,0,train,0:100,0,0,,,\n"))
-
-
-def test_a_missing_manifest_says_where_it_belongs(tmp_path):
-    with pytest.raises(FileNotFoundError, match="beside the folder `evalib`"):
-        manifest.tiers(tmp_path / "data_manifest.csv")
-
-
-def test_shares_that_are_not_equal_are_refused(tmp_path):
-    path = write(tmp_path, "mine,rooms,7,seen;unseen_both,0:100,0,0,,,\n")
-    with pytest.raises(ValueError, match="n_samples=7; .* equal shares of seen, unseen_both"):
-        manifest.tiers(path)
-
-
 def test_more_samples_than_a_subset_has_are_refused(tmp_path, monkeypatch):
     path = write(tmp_path, "mine,rooms,200000,seen;unseen_both,0:100,0,0,,,\n")
     monkeypatch.setattr(manifest, "find", manifest.tiers(path).get)
