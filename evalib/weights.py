@@ -1,5 +1,6 @@
 """Networks handed out: a .safetensors with weights and facts, its model card, an ONNX graph."""
 
+import json
 import textwrap
 import warnings
 from pathlib import Path
@@ -51,14 +52,7 @@ def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = N
     """
     model, state = _of_run(Path(run))
     config = state["config"]
-    stages = []
-    for sizes, steps in config["sizes"]:
-        stages.append(f"{steps} at {' and '.join(str(size) for size in dict.fromkeys(sizes))} px")
-    training = (
-        f"Steps: {', then '.join(stages)}, each of {config['batch_size']} samples of the smallest "
-        f"size, or of as many larger ones as have the same area; seed {config['seed']}; "
-        f"averaged weights of step {state['step']}."
-    )
+    training = f"Averaged weights of step {state['step']}; config: `{json.dumps(config)}`"
     return write(model, config["network"], folder, {"training": training} | (facts or {}))
 
 
@@ -71,11 +65,11 @@ def write(model: nn.Module, network: str, folder: Path | str, facts: dict[str, s
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     parameters = f"{sum(p.numel() for p in model.parameters()):,}"
     facts = facts | {"network": network, "parameters": parameters}
-    paths = [Path(folder) / f"{network}.safetensors", Path(folder) / "README.md"]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, paths[0], metadata=facts)
-    paths[1].write_text(card(facts), encoding="utf-8", newline="\n")
-    return paths
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / f"{network}.safetensors", metadata=facts)
+    (folder / "README.md").write_text(card(facts), encoding="utf-8", newline="\n")
+    return [folder / f"{network}.safetensors", folder / "README.md"]
 
 
 def card(facts: dict[str, str]) -> str:
@@ -101,7 +95,7 @@ def _read(path: Path) -> nn.Module:
 
 
 def _of_run(path: Path) -> tuple[nn.Module, dict]:
-    """The best network that belongs to a run, or that of one checkpoint; and the checkpoint."""
+    """The best network of a run, or that of one checkpoint; and the checkpoint."""
     try:
         state = checkpoint.load(path) if path.is_file() else _best(path)
         weights = state["model"]
@@ -129,9 +123,8 @@ def _built(network: str, weights: dict[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # it lists every tensor that differs
-        raise ValueError(
-            f"it does not fit {network!r}: {textwrap.shorten(str(error), 250)}"
-        ) from error
+        what = textwrap.shorten(str(error), 250)
+        raise ValueError(f"it does not fit {network!r}: {what}") from error
     return model.eval()
 
 

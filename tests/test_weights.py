@@ -207,7 +207,7 @@ def test_an_exported_run_is_what_the_run_gives(tmp_path):
     path, card = weights.export(tmp_path, tmp_path / "out", {"data": "24 rooms"})
     assert loaded_seed(path) == 1
     text = card.read_text(encoding="utf-8")
-    assert "## Data\n\n24 rooms\n" in text and "averaged weights of step 500" in text
+    assert "## Data\n\n24 rooms\n" in text and "Averaged weights of step 500" in text
 
 
 # devices
