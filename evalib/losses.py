@@ -144,7 +144,11 @@ class Loss:
             raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
 
     def __call__(self, out: Maps, batch: Maps) -> tuple[Tensor, Maps]:
-        total = self._coarse(out, batch)
+        total = 0.0
+        if "coarse" in out:  # the first stage's own answer counts half, at its own size
+            h, w = out["coarse"]["mask_logits"].shape[2:]
+            maps = {k: resized(batch[k], h, w) for k in ("mask", "depth") if k in batch}
+            total = 0.5 * self(out["coarse"], maps)[0]
         parts = {}
         for name, weight in self.mask.items():
             part = _value(name, MASK[name], out["mask_logits"].float(), batch["mask"])
@@ -156,14 +160,6 @@ class Loss:
             parts[f"depth/{name}"] = part.detach()
             total = total + weight * part
         return total, parts
-
-    def _coarse(self, out: Maps, batch: Maps) -> Tensor | float:
-        """Half as much for the first stage's own answer, if there is one, at its own size."""
-        if "coarse" not in out:
-            return 0.0
-        h, w = out["coarse"]["mask_logits"].shape[2:]
-        targets = {name: resized(batch[name], h, w) for name in ("mask", "depth") if name in batch}
-        return 0.5 * self(out["coarse"], targets)[0]
 
 
 def _value(name: str, term: Term, pred: Tensor, target: Tensor) -> Tensor:
