@@ -86,8 +86,7 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> di
 def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     """The readable way: one uint8 sample at a time, light by albumentations' own transforms.
 
-    flip and crop are `apply`'s, pixel for pixel. The others are alike in kind, not in numbers; the
-    table `makers` says which transform stands for which name.
+    flip and crop are `apply`'s, pixel for pixel; the others are alike in kind, not in numbers.
     Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
     and out. It holds a sample's draw while it works, so each thread needs its own.
     Raises: ValueError: a name that is no transform.
@@ -145,7 +144,7 @@ def _window(keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, int,
     """Top and left (B,) of each crop, and the height and width of all.
 
     A multiple of the network's stride: it pads other sizes, and an edge that is padded in every
-    step of training is answered by noise when it is not (seen in the first run of notebook 04).
+    step of training is answered by noise when it is not.
     """
     rows = max(min(height, STRIDE), height * 7 // 8 // STRIDE * STRIDE)
     columns = max(min(width, STRIDE), width * 7 // 8 // STRIDE * STRIDE)

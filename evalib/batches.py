@@ -1,7 +1,7 @@
 """Batches out of packs: all about step k follows from (seed, k), nothing from what ran before.
 
-One fancy index for a whole batch, then one transfer, then augmentation on the device: much faster
-than zip, PIL and worker processes, and there is no state of a loader to store or to restore.
+One fancy index for a whole batch, one transfer, then augmentation on the device: much faster than
+worker processes, and no loader has a state to store or to restore.
 """
 
 from collections import deque

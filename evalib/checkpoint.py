@@ -2,8 +2,7 @@
 
 A file is written under a temporary name, flushed to the disk and then renamed to
 `step-0000012345-<session>-<sha256 start>.pt`, a name that is never used twice. A file whose bytes
-do not match its name is not a checkpoint, so a session that died while writing cannot fool the
-next one. Older files are removed after the new one stands.
+do not match its name is no checkpoint. Older files are removed after the new one stands.
 """
 
 import contextlib

@@ -6,14 +6,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import psutil
 import torch
 
 from evalib import timing
 
-T = TypeVar("T")
 CONTENT = Path(os.environ.get("EVALIB_CONTENT", "/content"))  # elsewhere only in tests
 DRIVE = CONTENT / "drive" / "MyDrive" / "evalib"
 PROJECT = Path(__file__).resolve().parents[1]  # or, where evalib is installed, site-packages
@@ -31,17 +30,14 @@ def scale() -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
-def choose(*, smoke: T, cpu: T, gpu: T) -> T:
+def choose(*, smoke: Any, cpu: Any, gpu: Any) -> Any:
     """The setting for this machine, from the three scales of the same notebook."""
     return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[scale()]
 
 
 def home() -> Path:
-    """Folder for packs and runs of this scale: in /content/evalib-output, or in output/ of the
-    project, or, where evalib is installed, in output/ of the current folder.
-
-    Scales do not share folders, so that a test never goes on from a real run.
-    """
+    """Folder for packs and runs of this scale alone: in /content/evalib-output, or in output/ of
+    the project, or, where evalib is installed, in output/ of the current folder."""
     if on_colab():
         return CONTENT / "evalib-output" / scale()
     is_project = (PROJECT / "data_manifest.csv").is_file() and (PROJECT / "notebooks").is_dir()

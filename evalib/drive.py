@@ -27,8 +27,8 @@ class Uploads:
     """Copies checkpoints to `folder` in a thread: the newest of each kind, tried until it works.
 
     `with Uploads(folder)` waits at its end for what is under way; `all_there`: nothing waits then.
-    `safe_step`: the step of the newest checkpoint that was read back whole; -1 before. The cloud
-    itself may be behind: what is read back is this machine's view of Drive.
+    `safe_step`: the step of the newest checkpoint that was read back whole, as this machine sees
+    Drive; -1 before.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,15 +95,14 @@ class Lease:
     """`with Lease(folder):` one session trains a run at a time; `lease.json` there says which.
 
     A second session watches the file for STALE_S, by its own clock alone: another machine's may be
-    wrong. If the file changes, somebody is at work there, and the second session is refused; else
-    it takes over, at once if the lease was given back or its process has ended on this machine.
+    wrong. If the file changes, the second session is refused; else it takes over, at once if the
+    lease was given back or its process has ended on this machine.
 
     Each session takes the next `turn`, each renewal the next `beat`. A session that finds a higher
     turn than its own stops (`lost`), so the one that came later wins; a lower one is an old view of
     the file and is written over. Drive has no locks: both write until the earlier one sees the
-    later one's file; of two that come at once and take the same turn, the lower name stops; one
-    that was shown an older file takes too low a turn and stops itself. No checkpoint is harmed in
-    the meantime, as their names are never used twice.
+    later one's file; of two that took the same turn, the lower name stops. No checkpoint is harmed
+    in the meantime, as their names are never used twice.
 
     take_over: do not watch.
     Raises: ValueError: another session holds the run, or Drive is not mounted. OSError: the folder
@@ -195,7 +194,7 @@ def _make(folder: Path) -> None:
 
     A path of Drive is known by one of ROOTS in it, which must be there. On Colab it or the folder
     above must be a mount point, too: while Drive was gone, something may have made the same path.
-    Any other is an ordinary folder, and made with its parents: nothing says what should be there.
+    Any other is an ordinary folder, and made with its parents.
     """
     folder = folder.absolute()
     roots = [place for place in (folder, *folder.parents) if place.name in ROOTS]

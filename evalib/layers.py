@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_SIZE = 16  # pixels, height and width: one cell of our network's coarsest features
-MEAN, STD = 0.5, 0.25  # fixed, so that a network needs no statistics of the data it meets
 
 double = partial(F.interpolate, scale_factor=2.0, mode="nearest")
 
@@ -45,8 +44,8 @@ def pad(x: Tensor, stride: int) -> Tensor:
 
 
 def normal(image: Tensor) -> Tensor:
-    """0..1 to what a network takes, the channels of a pixel beside each other in memory."""
-    return ((image - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+    """0..1 to -2..2, the channels of a pixel beside each other in memory."""
+    return ((image - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
 def crop(mask: Tensor, depth: Tensor, h: int, w: int) -> dict[str, Tensor]:

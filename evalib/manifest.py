@@ -1,7 +1,5 @@
 """The tiers: which samples a named data set holds, read from `data_manifest.csv`.
 
-A row is a tier: its name, so that a number in a notebook always names its data; which samples it
-has, and from where; how many bytes to download (0: rendered on the spot); licence and note.
 `sha256` is of the list of sample ids (little-endian int64) of rendered tiers, of the archive of
 others: a list that differs on some machine shows.
 """
@@ -34,7 +32,7 @@ class Tier:
     subsets: tuple[str, ...]  # where the samples are drawn from, in equal shares
     backgrounds: tuple[int, int]  # first and end of those it may hold
     seed: int
-    bytes: int
+    bytes: int  # to download; 0: rendered on the spot
     sha256: str
     license: str
     note: str

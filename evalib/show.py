@@ -156,8 +156,7 @@ def curves(
     title: str,
     begins: Sequence[int] = (),
 ) -> Figure:
-    """Columns of a run's history over the step, a panel per group; a dotted line at each step of
-    `begins`, where a session began."""
+    """Columns of a history over the step, a panel per group; `begins` are dotted lines."""
     figure, panels = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3), squeeze=False)
     for axes, (y_label, names) in zip(panels[0], groups.items(), strict=True):
         for name in names:

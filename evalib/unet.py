@@ -1,7 +1,5 @@
 """Our network: two photographs in, mask and depth logits out, under half a million parameters.
 
-Those of earlier write-ups are in `recipes`.
-
 Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff, Daudt et al. 2018;
 PixelShuffle, Shi et al. 2016.
 """
@@ -22,7 +20,7 @@ class Coarse(nn.Module):
 
     Scales 1/2, 1/4 and 1/8 are encoded per shot and mixed from [f_fg_bg, |f_fg_bg - f_bg|]; the
     trunk at 1/16 sees the mixture only, which halves its work. The decoder adds, finest last.
-    Both maps are answered at 1/2 and unfolded to pixels by PixelShuffle (depth from 1/4 was worse).
+    Both maps are answered at 1/2 and unfolded to pixels by PixelShuffle.
     The difference of the images, equally lit, enters at 1/2, its 2x2 pixels folded into channels.
     """
 

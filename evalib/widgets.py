@@ -1,8 +1,4 @@
-"""What notebook 05 lets a person do: move sliders, upload two photographs, or take them on Colab.
-
-All of it needs somebody at a running notebook. Without a kernel only the pictures are left that
-the notebook draws beside it.
-"""
+"""What notebook 05 lets a person do: move sliders, upload two photographs, or take them."""
 
 import base64
 import re
