@@ -115,8 +115,8 @@ def best(folders: list[Path], history: list[dict] | None = None) -> tuple[Path, 
 def load(path: Path) -> dict:
     """Read one checkpoint: tensors and plain values only, since it is input and not code.
 
-    Raises: ValueError: its bytes do not match its name, or evalib did not write them. OSError: it
-            cannot be read. MemoryError: there is no room for it; that is not the file's fault.
+    Raises: ValueError: its bytes do not match its name, or are no checkpoint. OSError: it cannot be
+            read. MemoryError: there is no room for it; that is not the file's fault.
     """
     path = Path(path)
     name = NAME.fullmatch(path.name)
@@ -135,8 +135,6 @@ def load(path: Path) -> dict:
                 "(restart the kernel, close other programs) and run again"
             ) from error
         raise ValueError(f"not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise ValueError("it holds no `model`; it was not written by evalib")
     return state
 
 

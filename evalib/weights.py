@@ -103,7 +103,7 @@ def _of_run(path: Path) -> tuple[nn.Module, dict]:
             ema = state["ema"].items()  # as AveragedModel names them, and how many were averaged
             weights = {n.removeprefix("module."): t for n, t in ema if n != "n_averaged"}
         return _built(state["config"]["network"], weights), state
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot load {path} ({error}): needed a run of this evalib") from error
 
 

@@ -178,6 +178,8 @@ def test_one_checkpoint_can_be_named_and_its_averaged_weights_count(tmp_path):
 @pytest.mark.parametrize(
     "state",
     [
+        torch.zeros(3),
+        network().state_dict(),
         {"model": network().state_dict()},
         {"model": {}, "config": {"network": "small"}},
         {"model": [], "config": {"network": "small"}},
