@@ -79,7 +79,7 @@ def write_whole(path: Path, data: bytes) -> None:
         raise OSError(f"could not write {what} to {path.parent}: {why}") from error
     finally:  # after the stop button, too
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
     with contextlib.suppress(OSError):  # Windows opens no folder, and some disks do not flush one
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -105,7 +105,7 @@ def best(folders: list[Path], history: list[dict] | None = None) -> tuple[Path, 
     history: rows with `step` and `score` of the run. Files with a score that is not in them were
         left behind by a session that got further, and from which the run did not go on.
     """
-    found = _all_sound(folders, "best")
+    found = [(path, state) for path, state in _all_sound(folders, "best") if "score" in state]
     if history is not None:
         scores = {row["step"]: row["score"] for row in history if "score" in row}
         found = [item for item in found if item[1]["score"] == scores.get(item[1]["step"])]
@@ -158,7 +158,8 @@ def _all_sound(folders: list[Path], kind: str) -> Iterator:
         try:
             state = retried(lambda path=path: load(path))
         except (OSError, ValueError) as error:
-            unread = error if isinstance(error, OSError) else unread
+            if isinstance(error, OSError):
+                unread = error
             warnings.warn(f"Passed over {path}: {error}. Trying the one before.", stacklevel=3)
             continue
         names.add(path.name)
@@ -183,7 +184,6 @@ def _prune(path: Path, settle_s: float) -> None:
     What claims to be newer is left alone: it may be torn. Torn files push no sound ones out, nor do
     those that stand for less than `settle_s`: Drive may show them here and not have them yet. Nor
     do best ones later than the oldest step here: who goes back to it needs the best until then.
-    Files are emptied before they are deleted: what lies in Drive's Trash costs quota.
     """
     now = time.time()
     kind = NAME.fullmatch(path.name)["kind"]
@@ -193,14 +193,21 @@ def _prune(path: Path, settle_s: float) -> None:
         if _step(file) > _step(path):
             continue
         if standing >= KEEP:
-            file.write_bytes(b"")
-            file.unlink()
+            _remove(file)
         elif kind == "step" or _step(file) <= oldest:
             settled = settle_s == 0 or now - file.stat().st_mtime > settle_s
-            standing += settled and _is_sound(file)
+            if settled and _is_sound(file):
+                standing += 1
     for file in path.parent.glob(".tmp-*"):  # of a session that was killed while writing
         if SESSION not in file.name and now - file.stat().st_mtime > SETTLE_S:
-            file.unlink()
+            _remove(file)
+
+
+def _remove(file: Path) -> None:
+    """Empty it before: what lies in Drive's Trash costs quota."""
+    if file.exists():
+        file.write_bytes(b"")
+        file.unlink()
 
 
 def _step(path: Path) -> int:

@@ -5,6 +5,7 @@ The precision is not among them: it follows from the machine, and a run may chan
 
 import json
 import os
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -117,5 +118,12 @@ def threads() -> int:
     | 2, OMP_WAIT_POLICY=PASSIVE |           20 |               38 |                  |
     | 1                          |           14 |               27 |               27 |
     """
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    return int(chosen) if chosen.isdigit() else max(1, (os.cpu_count() or 1) // 2)
+    chosen = re.match(r"[1-9]\d*", os.environ.get("OMP_NUM_THREADS", ""))  # "4,2" is a list
+    return int(chosen[0]) if chosen else max(1, cores() // 2)
+
+
+def cores() -> int:
+    """How many this process may use; in a container fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

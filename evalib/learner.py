@@ -7,6 +7,7 @@ exactly, so they are not used.
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -19,12 +20,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evalib import dataset, metrics, recipes, schedule, timing, unet
 from evalib.batches import Batches
-from evalib.config import OPTIMIZERS, Config, precision
+from evalib.config import OPTIMIZERS, Config, cores, precision
 from evalib.losses import Loss
 
 
 class Learner:
-    """What `train` changes from step to step; see there for the arguments and errors."""
+    """What `train` changes from step to step; see there for the arguments and errors. One at a
+    time: a second learner takes over Accelerate's state, which is one a process."""
 
     def __init__(
         self,
@@ -37,8 +39,6 @@ class Learner:
         if missing:
             raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
         cpu = device == "cpu" or not torch.cuda.is_available()
-        if not cpu:
-            repeat_exactly()
         mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
         # One a process, which refuses another device or precision than the run before had.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -185,7 +185,8 @@ class Learner:
         """
         ours = asdict(self.config) | {"data (the packs)": self.data}
         theirs = state["config"] | {"data (the packs)": state["data"]}
-        if differ := [name for name in ours if theirs.get(name) != ours[name]]:
+        names = sorted(ours.keys() | theirs.keys())
+        if differ := [name for name in names if theirs.get(name) != ours.get(name)]:
             raise ValueError(
                 f"it is of a run with another {', '.join(differ)}. Give the settings it was "
                 "started with to go on, or another folder to start anew"
@@ -199,12 +200,18 @@ class Learner:
         self.history = state["history"]
         self.scores = [row["score"] for row in self.history if "score" in row]
         self.sums = state["sums"]
-        if "threads" in state:
-            torch.set_num_threads(state["threads"])
+        n_threads = state.get("threads", torch.get_num_threads())
+        if n_threads > cores():
+            warnings.warn(
+                f"the run began with {n_threads} threads and goes on with {cores()}, as many as "
+                "this machine has cores: from here on its last bits differ",
+                stacklevel=2,
+            )
+        torch.set_num_threads(min(n_threads, cores()))
 
     def refuse_nonfinite(self) -> None:
         """Raises: FloatingPointError: a weight is not finite. Waits for the device once."""
-        tensors = [*self.network.state_dict().values(), *self.ema.state_dict().values()]
+        tensors = [*self.network.state_dict().values(), *self.ema.module.state_dict().values()]
         if not torch.stack([x.isfinite().all() for x in tensors]).all():
             raise FloatingPointError(
                 f"the weights are not finite at step {self.step}. Lower lr (now {self.lr:g}) and "
@@ -221,16 +228,37 @@ class Learner:
         return score > max(self.scores, default=-math.inf)
 
 
+def lr_range_test(
+    config: Config,
+    packs_by_size: dict[int, dataset.Pack],
+    *,
+    low: float = 1e-5,
+    high: float = 1.0,
+    n_steps: int = 100,
+    device: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raise the learning rate by a constant factor a step and watch the loss.
+
+    Returns: rates and losses (smoothed over about 10 steps), each (n,); it ends early once the
+    loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
+    Source: Smith 2017, Cyclical Learning Rates, section 3.3.
+    """
+    learner = Learner(config, packs_by_size, device=device)
+    size = config.all_sizes[0]
+    batches = learner.batches.ahead((step, size) for step in range(n_steps))
+    rates = np.geomspace(low, high, n_steps)
+    losses = []
+    smooth = 0.0
+    for k, lr in enumerate(rates):
+        smooth = 0.9 * smooth + 0.1 * float(learner.train_step(batches, lr=float(lr)))
+        losses.append(smooth / (1 - 0.9 ** (k + 1)))
+        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
+            break
+    return rates[: len(losses)], np.array(losses)
+
+
 def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:
     """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
     rows = pack.split()
     names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
     return {name: rows[name][:n] for name in names}
-
-
-def repeat_exactly() -> None:
-    """Let CUDA take the kernels that repeat themselves: only then is a resumed run the same run.
-    Those that have no such kernel warn. cuBLAS also needs what evalib/__init__ sets."""
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes time

@@ -14,7 +14,7 @@ def factor(name: str, step: int, n_steps: int, scores: Sequence[float] = ()) -> 
 
     Input:
         name:   constant; onecycle: 1/25 up to 1 over the first 30 %, then down to 1/25e4, both as
-                cosines; step: a tenth after every third of the run (seed 002); plateau: a half
+                cosines; step: a tenth after every third of the run (document 002); plateau: a half
                 after each 3 scores in a row that do not improve on the best before them.
         scores: of each evaluation so far, oldest first, higher is better ("plateau" only).
     Source: Smith & Topin 2018, as in torch's OneCycleLR; torch's StepLR and ReduceLROnPlateau.

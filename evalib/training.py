@@ -14,11 +14,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -70,10 +69,11 @@ def train(
     every_s = timing.seconds(checkpoint_every)
     budget_s = math.inf if time_budget is None else timing.seconds(time_budget)
     run_dir = Path(run_dir)
-    drive_dir = drive_dir and Path(drive_dir)
+    drive_dir = Path(drive_dir) if drive_dir else None
     learner = Learner(config, packs_by_size, valid, device)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a resume may change it
+        stack.enter_context(_repeating_exactly(learner.device))
         lease = stack.enter_context(drive.Lease(drive_dir or run_dir, take_over=take_over))
         uploads = stack.enter_context(drive.Uploads(drive_dir)) if drive_dir else None
         store = partial(_store, run_dir, uploads)
@@ -83,13 +83,13 @@ def train(
         shown = {"desc": run_dir.name, "disable": not progress, "mininterval": 2, "smoothing": 0}
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
         batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
-        stop = stack.enter_context(_stop_flag())
+        stop = stack.enter_context(_stop_signals())
         first = learner.step
         picture = None
         left = ""  # of the run, in sessions
-        saved = before = time.monotonic()
+        started = saved = before = time.monotonic()
         longest_s = 0.0  # of a step with all that may follow it: evaluation, saving
-        while not learner.finished() and not stop.is_set():
+        while not learner.finished():
             learner.train_step(batches)
             if learner.due(config.log_every):
                 scores = {}
@@ -105,17 +105,19 @@ def train(
             now = time.monotonic()
             longest_s = max(longest_s, now - before)
             before = now
-            left = _sessions_left(learner, first, now - begin, budget_s)
+            left = _sessions_left(learner, first, now - started, budget_s)
             bar.set_postfix_str(left, refresh=False)
             bar.update()
-            if lease.lost.is_set() or now - begin + 2 * longest_s > budget_s:
-                stop.set()
+            spent = now - begin + 2 * longest_s > budget_s
+            last = stop.asked or spent or lease.lost.is_set() or learner.finished()
             ends_epoch = learner.step % learner.batches.steps_per_epoch == 0
             due = now - saved > (every_s / 10 if ends_epoch else every_s)
-            if due or stop.is_set() or learner.finished():
+            if due or last:
                 with learner.timer("checkpoint"):
                     store(*checkpoint.serialise(learner.state() | {"sessions": sessions}))
                 saved = now
+            if last:
+                break
     if progress and uploads and uploads.safe_step >= 0:
         print(f"On Drive, and read back from there: step {uploads.safe_step}.")
     if lease.lost.is_set():
@@ -138,8 +140,7 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
     sessions = []
     if found := checkpoint.newest(folders):
         path, state = found
-        _restore(learner, path, state)
-        sessions += state["sessions"]
+        sessions += _restore(learner, path, state)
         where = "this disk" if path.parent == run_dir else "Drive"
         n_steps = learner.config.n_steps
         print(f"Going on from step {learner.step} of {n_steps} ({path.name}, {where}).")
@@ -148,7 +149,7 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
         try:
             if best := checkpoint.best(folders, learner.history):
                 store(best[0].name, checkpoint.retried(best[0].read_bytes))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             warnings.warn(f"the best weights so far cannot be read: {error}", stacklevel=3)
     began = {"first_step": learner.step, "began": timing.utc_now()}
     sessions.append(began | {"machine": timing.machine()})
@@ -159,18 +160,22 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
     return sessions
 
 
-def _restore(learner: Learner, path: Path, state: dict) -> None:
-    """`learner.restore`; what goes wrong there is said of `path`. No advice costs a sound run."""
+def _restore(learner: Learner, path: Path, state: dict) -> list[dict]:
+    """`learner.restore`, and the sessions so far; what goes wrong there is said of `path`. No
+    advice costs a sound run."""
+    todo = "Go on with the evalib it was started with"
     try:
         learner.restore(state)
+        return list(state["sessions"])
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{path} is no run of this evalib ({error!r}). {todo}") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be gone on from: {error}.") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-            todo = "The run is safe: free memory, or restart the runtime, and run this again"
-            raise MemoryError(f"too little to go on from {path} ({error}). {todo}") from error
+            advice = "The run is safe: free memory, or restart the runtime, and run this again"
+            raise MemoryError(f"too little to go on from {path} ({error}). {advice}") from error
         network = f"the network {learner.config.network!r} of this evalib"
-        todo = "Go on with the evalib it was started with"
         raise ValueError(f"{path} does not fit {network}: {error}. {todo}") from error
 
 
@@ -196,40 +201,11 @@ def _evaluate(learner: Learner, run_dir: Path, store: Store) -> dict[str, float]
 def _best_model(learner: Learner, run_dir: Path) -> nn.Module:
     """What `evalib.load(run_dir)` gives; where that cannot be read, the averaged weights of now."""
     try:
-        return weights.load(run_dir).to(learner.device)
+        return weights.load(run_dir, str(learner.device))
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
         instead = f"the averaged weights of step {learner.step} instead"
         warnings.warn(f"the best weights cannot be read ({error}): {instead}", stacklevel=3)
         return learner.ema.module.eval()
-
-
-def lr_range_test(
-    config: Config,
-    packs_by_size: dict[int, dataset.Pack],
-    *,
-    low: float = 1e-5,
-    high: float = 1.0,
-    n_steps: int = 100,
-    device: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raise the learning rate by a constant factor a step and watch the loss.
-
-    Returns: rates and losses (smoothed over about 10 steps), each (n,); it ends early once the
-    loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
-    Source: Smith 2017, Cyclical Learning Rates, section 3.3.
-    """
-    learner = Learner(config, packs_by_size, device=device)
-    size = config.all_sizes[0]
-    batches = learner.batches.ahead((step, size) for step in range(n_steps))
-    rates = np.geomspace(low, high, n_steps)
-    losses = []
-    smooth = 0.0
-    for k, lr in enumerate(rates):
-        smooth = 0.9 * smooth + 0.1 * float(learner.train_step(batches, lr=float(lr)))
-        losses.append(smooth / (1 - 0.9 ** (k + 1)))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
-            break
-    return rates[: len(losses)], np.array(losses)
 
 
 def _sessions_left(learner: Learner, first: int, spent_s: float, budget_s: float) -> str:
@@ -245,7 +221,7 @@ def _sessions_left(learner: Learner, first: int, spent_s: float, budget_s: float
 def _draw(picture, history: list[dict], name: str):
     """In a notebook, the curves so far as one picture, replaced each time; None elsewhere."""
     ipython = sys.modules.get("IPython")  # it is loaded there, and slow to load elsewhere
-    if not hasattr(ipython and ipython.get_ipython(), "kernel"):
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
         return None
     from evalib import show  # here only: a run in a shell draws nothing
 
@@ -256,19 +232,23 @@ def _draw(picture, history: list[dict], name: str):
     return picture
 
 
+@dataclass
+class _Stop:
+    asked: bool = False  # by the stop button (SIGINT) or SIGTERM
+    terminated: bool = False  # by SIGTERM
+
+
 @contextlib.contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that the stop button (SIGINT) or SIGTERM sets (then it is `terminated`): the loop
-    ends at its next step. Asked a second time, it ends at once, without saving."""
-    stop = threading.Event()
-    stop.terminated = False
+def _stop_signals() -> Iterator[_Stop]:
+    """Asked to stop, the loop ends after its step; asked again, at once, without saving."""
+    stop = _Stop()
     former = {}
 
     def handle(number: int, _) -> None:
-        if stop.is_set():
+        if stop.asked:
             raise KeyboardInterrupt
+        stop.asked = True
         stop.terminated = number == signal.SIGTERM
-        stop.set()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -278,3 +258,21 @@ def _stop_flag() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _repeating_exactly(device: torch.device) -> Iterator[None]:
+    """On CUDA, the kernels that repeat themselves: only then is a resumed run the same run. Those
+    that have no such kernel warn. cuBLAS also needs what evalib/__init__ sets."""
+    if device.type != "cuda":
+        yield
+        return
+    former = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(former[0])
+        torch.backends.cudnn.benchmark = former[1]

@@ -47,10 +47,11 @@ def test_a_config_comes_back_from_json_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked", "n"), [(1, "", 1), (2, "", 1), (8, "", 4), (8, "3", 3), (None, "", 1)]
+    ("cores", "asked", "n"),
+    [(1, "", 1), (2, "", 1), (8, "", 4), (8, "3", 3), (2, "0", 1), (8, "6,2", 6)],
 )
 def test_threads_are_half_the_cores_unless_somebody_asks(monkeypatch, cores, asked, n):
-    monkeypatch.setattr(config.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(config, "cores", lambda: cores)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert config.threads() == n
 
@@ -62,4 +63,4 @@ def test_evalib_sets_the_threads_before_anything_runs():
     assert out.stdout.split()[0] == "3"
     del asked["OMP_NUM_THREADS"]
     out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
-    assert out.stdout.split()[0] == str(max(1, os.cpu_count() // 2))
+    assert out.stdout.split()[0] == str(max(1, config.cores() // 2))

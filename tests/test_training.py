@@ -288,6 +288,7 @@ def test_a_run_keeps_the_number_of_threads_it_began_with(playground, tmp_path, m
     config = training.Config(**TINY)
     now = torch.get_num_threads()
     used = []
+    monkeypatch.setattr(learner, "cores", lambda: 8)
     try:
         torch.set_num_threads(3)
         with monkeypatch.context() as patch:
@@ -308,6 +309,14 @@ def test_a_run_keeps_the_number_of_threads_it_began_with(playground, tmp_path, m
         path.unlink()
         used.clear()
         assert train(config, playground, tmp_path).done and set(used) == {2}
+        _, state = checkpoint.newest([tmp_path])
+        for path in tmp_path.glob("step-*"):
+            path.unlink()
+        put(tmp_path, state | {"step": 7, "threads": 64})
+        used.clear()
+        with pytest.warns(UserWarning, match="began with 64 threads and goes on with 8"):
+            assert train(config, playground, tmp_path).done
+        assert set(used) == {8}
     finally:
         torch.set_num_threads(now)
 
@@ -355,6 +364,65 @@ def test_sigterm_is_passed_on_to_whom_it_was_meant_for(playground, tmp_path, mon
     assert [state["step"] for _, state in received] == [1] and run.step == 1
 
 
+def test_a_signal_during_the_last_save_of_a_session_loses_nothing(
+    playground, tmp_path, monkeypatch
+):
+    def store(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return stored(*args)
+
+    stored, received = training._store, []
+    monkeypatch.setattr(training, "_store", store)
+    former = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        run = train(training.Config(**TINY), playground, tmp_path, time_budget=1e-9)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert received and run.step == checkpoint.newest([tmp_path])[1]["step"] == 1
+
+
+def test_sessions_left_are_counted_from_the_first_step_and_not_from_a_slow_resume(
+    playground, tmp_path, monkeypatch
+):
+    def slow(*args):
+        monkeypatch.setattr(training.time, "monotonic", lambda: clock() + 1000)
+        return resume(*args)
+
+    asked, resume, clock = [], training._resume, training.time.monotonic
+    monkeypatch.setattr(training, "_resume", slow)
+    monkeypatch.setattr(training, "_sessions_left", lambda *args: asked.append(args[2]) or "")
+    train(training.Config(**TINY), playground, tmp_path, time_budget=5000)
+    assert asked and max(asked) < 900
+
+
+def test_weights_on_a_gpu_are_asked_where_they_are_whether_they_are_finite(playground):
+    """`AveragedModel` counts on the CPU: one question must not mix devices."""
+    ours = training.Learner(training.Config(**TINY), {32: playground}, device="cpu")
+    ours.network.to("meta")
+    ours.ema.module.to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensors"):
+        ours.refuse_nonfinite()  # only the answer cannot be read there
+
+
+@pytest.mark.parametrize("missing", ["config", "sums", "sessions", "history"])
+def test_a_checkpoint_of_another_kind_of_run_is_refused_in_a_sentence(
+    playground, tmp_path, missing
+):
+    train(training.Config(**TINY), playground, tmp_path)
+    _, state = checkpoint.newest([tmp_path])
+    put(tmp_path, {k: v for k, v in state.items() if k != missing} | {"step": 9})
+    with pytest.raises(ValueError, match=f"step-0000000009.*no run of this evalib.*{missing}"):
+        train(training.Config(**TINY), playground, tmp_path)
+
+
+def test_a_setting_that_this_evalib_does_not_know_is_not_dropped_silently(playground, tmp_path):
+    train(training.Config(**TINY), playground, tmp_path)
+    _, state = checkpoint.newest([tmp_path])
+    put(tmp_path, state | {"step": 9, "config": state["config"] | {"teacher": "x"}})
+    with pytest.raises(ValueError, match="another teacher"):
+        train(training.Config(**TINY), playground, tmp_path)
+
+
 def test_larger_pictures_are_evaluated_in_smaller_batches(playground, tmp_path, monkeypatch):
     larger = dataset.build("playground-24", 64, root=tmp_path, progress=False)
     config = training.Config(**TINY | {"sizes": (((32, 64), 4),)})
@@ -388,15 +456,12 @@ def test_finite_weights_are_asked_for_once(playground, monkeypatch):
     ours.refuse_nonfinite()
 
 
-def test_only_a_gpu_changes_what_torch_does_everywhere(playground):
-    training.Learner(training.Config(**TINY), {32: playground}, device="cpu")
-    assert not torch.are_deterministic_algorithms_enabled()
-    try:
-        learner.repeat_exactly()
-        assert torch.is_deterministic_algorithms_warn_only_enabled()
-        assert not torch.backends.cudnn.benchmark
-    finally:
-        torch.use_deterministic_algorithms(False)
+def test_only_a_run_on_a_gpu_changes_what_torch_does_everywhere():
+    for device, changed in ("cpu", False), ("cuda", True):
+        with training._repeating_exactly(torch.device(device)):
+            assert torch.are_deterministic_algorithms_enabled() == changed
+            assert torch.is_deterministic_algorithms_warn_only_enabled() == changed
+        assert not torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
 
 
@@ -510,7 +575,7 @@ def test_sizes_follow_each_other(playground, tmp_path):
 
 def test_the_range_test_raises_the_rate_and_ends_when_the_loss_explodes(playground):
     config = training.Config(**TINY | {"optimizer": "sgd"})
-    rates, losses = training.lr_range_test(
+    rates, losses = learner.lr_range_test(
         config, {32: playground}, low=1e-4, high=1e3, n_steps=40, device="cpu"
     )
     assert len(rates) == len(losses) <= 40 and (np.diff(rates) > 0).all()
