@@ -1,7 +1,8 @@
 """Packs: a tier rendered once into flat uint8 arrays at one resolution, memory-mapped ever after.
 
 A pack is a folder: `fg_bg.u8 mask.u8 depth.u8` (a row a sample, by id), `bg.u8 bg_depth.u8` (a row
-a background), `index.npy` (id, bg, fg, placement), `pack.json` (what it is, how much is done).
+a background), `index.npy` (id, bg, fg, placement), `pack.json` (what it is, how much is done),
+`.lock` (empty: held while somebody builds).
 Building only appends, so it goes on where it stopped, and a full disk is an error, not the crash
 that a write into a sparse memory map would be.
 """
