@@ -129,7 +129,7 @@ def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[s
     batch = {}
     for name, x in raw.items():
         if to_gpu and x.device.type == "cpu":
-            x = x.pin_memory()  # a GPU copies nothing else while the CPU goes on
+            x = x.pin_memory()  # only such memory is copied while the CPU goes on
         x = x.to(device, non_blocking=True)
         if x.dtype == torch.uint8:
             x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
