@@ -47,17 +47,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("tier")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
-    text = "config.json of a run, for all that follows from it"
-    what.add_argument("--config", type=Path, help=text)
-    text = "folder of the run, on the local disk (default: output/runs/TIER)"
-    p.add_argument("--run", type=Path, help=text)
+    what.add_argument("--config", type=Path, help="config.json of a run, for all that follows")
+    p.add_argument("--run", type=Path, help="folder of the run, local (default: output/runs/TIER)")
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
     length.add_argument("--epochs", type=float, help="passes over the training samples")
     p.add_argument("--batch-size", type=int, default=64)
-    text = "sizes that take turns (default: 64 128)"
-    p.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PIXELS", help=text)
+    p.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[64, 128],
+        metavar="PIXELS",
+        help="sizes that take turns (default: 64 128)",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
@@ -75,14 +79,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bg", help="picture of the empty scene; or: first, for the first frame of INPUT")
     p.add_argument("input", help="a picture, a folder of them, a video, or a camera (0, rtsp://..)")
     p.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    text = f"pixels of the long side, in the network (default {cameras.LONG_SIDE})"
-    p.add_argument("--size", type=int, default=cameras.LONG_SIDE, help=text)
+    p.add_argument(
+        "--size",
+        type=int,
+        default=cameras.LONG_SIDE,
+        help=f"pixels of the long side, in the network (default {cameras.LONG_SIDE})",
+    )
     p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
     p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
     known = p.add_mutually_exclusive_group()
     known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
-    text = "the empty scene's depth: 16 bits, millimetres"
-    known.add_argument("--bg-depth", type=Path, metavar="PNG", help=text)
+    known.add_argument(
+        "--bg-depth",
+        type=Path,
+        metavar="PNG",
+        help="the empty scene's depth: 16 bits, millimetres",
+    )
     _add_network(p, "the one that comes with evalib")
 
     p = add(export, "write a network as an ONNX graph")

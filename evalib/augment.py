@@ -18,7 +18,7 @@ from evalib.rng import integers, noise, uniform
 Sample = dict[str, np.ndarray]
 SHOTS, MAPS = ("bg", "fg_bg"), ("mask", "depth", "bg_depth")
 WAYS = ("batch", "albumentations")
-CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
+BY_THE_CAMERA = {"colour_matrix", "exposure", "white_balance", "tone", "blur", "noise"}
 CPU_CHUNK = 3 << 19  # numbers of one image kind at a time: in cache, 2.6 times as fast at 224 px
 STRIDE = 16  # pixels: sizes that the network need not pad
 REASONS = {  # transform: why photographs may differ so
@@ -77,7 +77,7 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: Tensor) -> di
         batch |= {name: _crop(batch[name], *window) for name in images}
     if "shadow" in names and "fg_bg" in batch:
         batch["fg_bg"] = batch["fg_bg"] * _shadow(keys, batch["fg_bg"])
-    if CAMERA & set(names):
+    if BY_THE_CAMERA & set(names):
         shots = [name for name in SHOTS if name in batch]
         batch |= {shot: _photograph(names, batch[shot], shot, keys) for shot in shots}
     return batch

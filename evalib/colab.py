@@ -38,10 +38,15 @@ def choose(*, smoke: Any, cpu: Any, gpu: Any) -> Any:
 def home() -> Path:
     """Folder for packs and runs of this scale alone: in /content/evalib-output, or in output/ of
     the project, or, where evalib is installed, in output/ of the current folder."""
+    return _existing_folder() / ("evalib-output" if on_colab() else "output") / scale()
+
+
+def _existing_folder() -> Path:
+    """In which the folders of `home` are made: it is there before they are."""
     if on_colab():
-        return CONTENT / "evalib-output" / scale()
+        return CONTENT
     is_project = (PROJECT / "data_manifest.csv").is_file() and (PROJECT / "notebooks").is_dir()
-    return (PROJECT if is_project else Path.cwd()) / "output" / scale()
+    return PROJECT if is_project else Path.cwd()
 
 
 def drive_dir() -> Path:
@@ -57,7 +62,7 @@ def folders(run: str) -> tuple[Path, Path]:
 def setup() -> None:
     """Print what this machine has and how large the notebook will be here."""
     ram = psutil.virtual_memory().total / 2**30
-    free = shutil.disk_usage(home().parents[1]).free / 2**30
+    free = shutil.disk_usage(_existing_folder()).free / 2**30
     mounted = "mounted" if DRIVE.parent.is_dir() else "none"
     advice = " Runtime > Change runtime type > T4 GPU for the full size." if on_colab() else ""
     print(timing.machine())

@@ -1,7 +1,8 @@
 """Packs: a tier rendered once into flat uint8 arrays at one resolution, memory-mapped ever after.
 
 A pack is a folder: `fg_bg.u8 mask.u8 depth.u8` (a row a sample, by id), `bg.u8 bg_depth.u8` (a row
-a background), `index.npy` (id, bg, fg, placement), `pack.json` (what it is, how much is done).
+a background), `index.npy` (id, bg, fg, placement), `pack.json` (what it is, how much is done),
+`.lock` (empty: held while somebody builds).
 Building only appends, so it goes on where it stopped, and a full disk is an error, not the crash
 that a write into a sparse memory map would be.
 """
@@ -128,7 +129,7 @@ def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[s
     batch = {}
     for name, x in raw.items():
         if to_gpu and x.device.type == "cpu":
-            x = x.pin_memory()  # a GPU copies nothing else while the CPU goes on
+            x = x.pin_memory()  # only such memory is copied while the CPU goes on
         x = x.to(device, non_blocking=True)
         if x.dtype == torch.uint8:
             x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)

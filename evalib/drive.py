@@ -18,8 +18,10 @@ from evalib import checkpoint
 
 RENEW_S, STALE_S = 60.0, 180.0  # a lease is renewed each minute, and void after three without
 PATIENCE_S = 60.0  # how long the end of a session waits for a Drive that fails
-PAUSE_S = 10.0  # between two tries, unless there is something new
-ROOTS = ("MyDrive", "My Drive", "Shareddrives", "Shared drives")  # what a mounted Drive shows first
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 120.0  # between two tries; twice as long each time
+# What a mounted Drive shows first: on Colab always in English. Elsewhere it may have names of other
+# languages, which cannot all be listed.
+ROOTS = ("MyDrive", "My Drive", "Shareddrives", "Shared drives")
 COLAB = Path("/var/colab/hostname")  # there where Colab can mount Drive: its `mount` asks for it
 
 
@@ -69,6 +71,7 @@ class Uploads:
             warnings.warn(f"Drive: {self._error or 'no answer yet'}. {where}", stacklevel=2)
 
     def _work(self) -> None:
+        pause_s = PAUSE_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -81,8 +84,10 @@ class Uploads:
                 with self._changed:  # a newer checkpoint, or the end, cuts the pause short
                     self._error = error
                     self._waiting[kind] = self._waiting.pop(kind)  # the other kind comes first now
-                    self._changed.wait(PAUSE_S)
+                    self._changed.wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
+            pause_s = PAUSE_S
             with self._changed:
                 if self._waiting[kind][0] == name:
                     del self._waiting[kind]
@@ -103,6 +108,10 @@ class Lease:
     the file and is written over. Drive has no locks: both write until the earlier one sees the
     later one's file; of two that took the same turn, the lower name stops. No checkpoint is harmed
     in the meantime, as their names are never used twice.
+
+    That Drive is not mounted is seen where `_make` knows the path for one of Drive. Elsewhere (a
+    disk under /mnt, a Drive whose folders have names of another language) a missing folder is
+    simply made, on the local disk if the mount is missing.
 
     take_over: do not watch.
     Raises: ValueError: another session holds the run, or Drive is not mounted. OSError: the folder
@@ -162,15 +171,24 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             with contextlib.suppress(OSError):  # an absent Drive is tried again next time
-                if self._is_taken(self._read()):
-                    self.lost.set()
-                    return
-                self._me["beat"] += 1
-                self._write(self._me)
+                self._beat()
+            if self.lost.is_set():
+                return
+
+    def _beat(self) -> None:
+        """One renewal, or the discovery that there is nothing to renew any more."""
+        if self._is_taken(self._read()):
+            self.lost.set()
+        else:
+            self._me["beat"] += 1
+            self._write(self._me)
 
     def _is_taken(self, found: dict) -> bool:
         """Whether a session that came later was here, even if it has given the lease back."""
-        return (found["turn"], found.get("session", "")) > (self._me["turn"], self._me["session"])
+        if found["turn"] != self._me["turn"]:
+            return found["turn"] > self._me["turn"]
+        # Both took one turn at the same moment: either rule would do, as long as both know it.
+        return found.get("session", "") > self._me["session"]
 
     def _read(self) -> dict:
         """What stands in the file; turn 0 if there is none. A torn one is somebody's."""

@@ -33,7 +33,7 @@ def edge(mask_logits: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference of two edge maps, in which 1 is a straight, sharp step from 0 to 1.
 
     A constant prediction has no edges and so no gradient: use it beside another term.
-    Source: seed 000, thought 25: the edge map of my mask must be equal to the ground truth's.
+    Source: document 000, thought 25: the edge map of my mask must be equal to the ground truth's.
     """
     return (_sobel(mask_logits.sigmoid()) - _sobel(mask)).abs().mean()
 

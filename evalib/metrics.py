@@ -183,10 +183,11 @@ def by_subset(
     """`score` of each predictor, `baseline` last, a row for each subset that the pack has."""
     table = []
     for subset, rows in pack.split().items():
+        if not len(rows):
+            continue
         for name, predictor in {**predictors, "baseline": baseline}.items():
-            if len(rows):
-                scores = score(predictor, pack, rows, batch_size=batch_size, device=device)
-                table.append({"subset": subset, "predictor": name, "n": len(rows)} | scores)
+            scores = score(predictor, pack, rows, batch_size=batch_size, device=device)
+            table.append({"subset": subset, "predictor": name, "n": len(rows)} | scores)
     return table
 
 

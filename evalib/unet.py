@@ -4,7 +4,8 @@ Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff,
 PixelShuffle, Shi et al. 2016.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -190,29 +191,48 @@ def _lighting(bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def encode(model: nn.Module, bg: Tensor) -> dict | None:
+    """The features of `bg`, (1, 3, H, W) in 0..1, for each `predict` with it; None if `model` is a
+    network that has none to keep."""
+    if not hasattr(model, "encode"):
+        return None
+    with _evaluating(model):
+        return model.encode(bg.to(_device(model, bg)))
+
+
+@torch.no_grad()
 def predict(
-    model: nn.Module, bg: Tensor, fg_bg: Tensor, kept: dict | None = None
+    model: nn.Module, bg: Tensor, fg_bg: Tensor, bg_features: dict | None = None
 ) -> tuple[Tensor, Tensor]:
     """mask_pred, depth_pred, (B, 1, H, W) in 0..1, of `bg` and `fg_bg`, (B, 3, H, W) in 0..1.
 
     Works in evaluation mode and puts the mode the model was in back. The images go to the device
-    of the model, the maps come back to theirs. `kept`, empty at first, stays with one `bg`: its
-    features are put there, if the network has any, and used again.
+    of the model, the maps come back to theirs. bg_features: `encode(model, bg)`, to save that.
     """
     home = bg.device
-    was_training = model.training
-    device = next((p.device for p in model.parameters()), home)
-    bg, fg_bg = bg.to(device), fg_bg.to(device)
-    model.eval()
-    try:
-        if kept == {} and hasattr(model, "encode"):
-            kept["bg_features"] = model.encode(bg)
-        logits = model(bg, fg_bg, **(kept or {}))
-    finally:
-        model.train(was_training)
+    device = _device(model, bg)
+    images = bg.to(device), fg_bg.to(device)
+    with _evaluating(model):
+        # only networks that have features know the third argument
+        logits = model(*images) if bg_features is None else model(*images, bg_features)
     mask_pred = logits["mask_logits"].float().sigmoid()
     depth_pred = logits["depth_logits"].float().sigmoid()
     return mask_pred.to(home), depth_pred.to(home)
+
+
+def _device(model: nn.Module, image: Tensor) -> torch.device:
+    """Where the model is; it may have no parameters."""
+    return next((p.device for p in model.parameters()), image.device)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

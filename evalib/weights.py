@@ -1,6 +1,5 @@
 """Networks handed out: a .safetensors with weights and facts, its model card, an ONNX graph."""
 
-import json
 import textwrap
 import warnings
 from pathlib import Path
@@ -52,7 +51,12 @@ def export(run: Path | str, folder: Path | str, facts: dict[str, str] | None = N
     """
     model, state = _of_run(Path(run))
     config = state["config"]
-    training = f"Averaged weights of step {state['step']}; config: `{json.dumps(config)}`"
+    stages = [f"{steps} at {' and '.join(map(str, sizes))} px" for sizes, steps in config["sizes"]]
+    training = (
+        f"Steps: {', then '.join(stages)}, each of {config['batch_size']} samples of the smallest "
+        "size, or of as many larger ones as have the same area; "
+        f"seed {config['seed']}; averaged weights of step {state['step']}."
+    )
     return write(model, config["network"], folder, {"training": training} | (facts or {}))
 
 
@@ -62,12 +66,12 @@ def write(model: nn.Module, network: str, folder: Path | str, facts: dict[str, s
     facts: Markdown for the card's `SECTIONS`; kept as the file's metadata, too.
     """
     # contiguous: safetensors refuses channels_last
-    weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     parameters = f"{sum(p.numel() for p in model.parameters()):,}"
     facts = facts | {"network": network, "parameters": parameters}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / f"{network}.safetensors", metadata=facts)
+    save_file(tensors, folder / f"{network}.safetensors", metadata=facts)
     (folder / "README.md").write_text(card(facts), encoding="utf-8", newline="\n")
     return [folder / f"{network}.safetensors", folder / "README.md"]
 
@@ -87,8 +91,8 @@ def _read(path: Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _built(facts.get("network"), weights)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _built(facts.get("network"), tensors)
     except (SafetensorError, OSError, ValueError) as error:
         needed = "needed a .safetensors that this evalib's weights.export wrote"
         raise ValueError(f"cannot load {path} ({error}): {needed}") from error
@@ -98,11 +102,11 @@ def _of_run(path: Path) -> tuple[nn.Module, dict]:
     """The best network of a run, or that of one checkpoint; and the checkpoint."""
     try:
         state = checkpoint.load(path) if path.is_file() else _best(path)
-        weights = state["model"]
+        tensors = state["model"]
         if "ema" in state:
             ema = state["ema"].items()  # as AveragedModel names them, and how many were averaged
-            weights = {n.removeprefix("module."): t for n, t in ema if n != "n_averaged"}
-        return _built(state["config"]["network"], weights), state
+            tensors = {n.removeprefix("module."): t for n, t in ema if n != "n_averaged"}
+        return _built(state["config"]["network"], tensors), state
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot load {path} ({error}): needed a run of this evalib") from error
 
@@ -112,16 +116,16 @@ def _best(run: Path) -> dict:
     history = newest[1]["history"] if newest else None
     found = checkpoint.best([run], history) or newest
     if not found:
-        todo = f"python -m evalib train mid-1000 --run {run}"
+        todo = f"evalib train mid-1000 --run {run}"
         raise FileNotFoundError(f"no checkpoint in {run}. Train first: {todo}")
     return found[1]
 
 
-def _built(network: str, weights: dict[str, Tensor]) -> nn.Module:
-    """The network of this name with these weights. Raises: ValueError: it has others."""
+def _built(network: str, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of this name with these tensors. Raises: ValueError: it has others."""
     model = recipes.build(network)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(tensors)
     except RuntimeError as error:  # it lists every tensor that differs
         what = textwrap.shorten(str(error), 250)
         raise ValueError(f"it does not fit {network!r}: {what}") from error
@@ -154,15 +158,22 @@ def write_onnx(model: nn.Module, path: Path | str, *, size: tuple[int, int] = (2
     """Write the network as ONNX (opset 18), for one pair at a time, of one size (height, width).
 
     Inputs `bg`, `fg_bg`, (1, 3, H, W) in 0..1; outputs `mask_pred`, `depth_pred`, (1, 1, H, W).
-    Raises: ImportError: onnx or onnxscript is missing.
+    Raises: ValueError: `path` is no .onnx; ImportError: onnx or onnxscript is missing.
     """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"{path} is no name for an ONNX graph, needed NAME.onnx")
     device = next(model.parameters()).device
     # two tensors: of one alone, torch would make one input out of both
     images = tuple(torch.rand(1, 3, *size, device=device) for _ in range(2))
     names = {"input_names": ["bg", "fg_bg"], "output_names": ["mask_pred", "depth_pred"]}
     options = {"opset_version": 18, "dynamo": True, "verbose": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = torch.onnx.export(_Maps(model).eval(), images, **names, **options)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = torch.onnx.export(_Maps(model).eval(), images, **names, **options)
+    except ImportError as error:
+        todo = "pip install onnx onnxscript"
+        raise ImportError(f"ONNX needs two packages more ({error}): {todo}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     graph.save(path, external_data=False)

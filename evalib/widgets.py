@@ -14,7 +14,7 @@ from evalib import camera as cameras
 from evalib import colab, show
 
 # Runs in the frame of the cell's output. Time to walk into the picture, and out of it, is 5 s.
-CAMERA = """
+TAKE_PHOTOS_JS = """
 (async () => {
   const box = document.body.appendChild(document.createElement("div"));
   let stream;
@@ -85,7 +85,7 @@ def take_photos() -> tuple[np.ndarray, np.ndarray]:
     """
     from google.colab import output
 
-    answer = output.eval_js(CAMERA)
+    answer = output.eval_js(TAKE_PHOTOS_JS)
     if not isinstance(answer, dict) or len(answer.get("photos", ())) != 2:
         reason = answer.get("error") if isinstance(answer, dict) else "no answer"
         raise ValueError(f"the camera gave no two photographs ({reason}): allow it and run again")

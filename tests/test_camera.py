@@ -455,8 +455,9 @@ def test_written_files_hold_what_was_predicted(tmp_path):
 def test_writing_refuses_a_file_as_folder_and_broken_maps(tmp_path):
     good = np.zeros((2, 2), np.float32)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        write_prediction(tmp_path / "file", good, good)
+    for name in ("", "a"):
+        with pytest.raises(ValueError, match="file is a file, needed a folder: name another one"):
+            write_prediction(tmp_path / "file", good, good, name=name)
     with pytest.raises(ValueError, match="nan or inf"):
         write_prediction(tmp_path, good, good * np.nan)
     assert not (tmp_path / "mask.png").exists()

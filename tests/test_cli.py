@@ -142,7 +142,7 @@ def test_predict_prefers_the_weights_of_the_package_to_whatever_ran_last(
     assert cli.main(["predict", str(bg), str(folder), "--out", str(out)]) == 0
     assert f"network: {path}" in capsys.readouterr().err
     card = (path.parent / "README.md").read_text(encoding="utf-8")
-    assert "24 rooms" in card and '"sizes": [[[32], 2]]' in card
+    assert "24 rooms" in card and "Steps: 2 at 32 px, each of 64 samples" in card
 
 
 def test_from_an_empty_folder_two_photographs_are_enough(scene, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -312,6 +313,7 @@ import sys
 from evalib import dataset, rooms
 render = rooms.render
 def when_told(*args, **options):
+    print("renders", flush=True)
     sys.stdin.readline()
     return render(*args, **options)
 rooms.render = when_told
@@ -322,7 +324,8 @@ print(len(pack), "samples")
 
 @pytest.fixture
 def builder(tmp_path):
-    """builder(): another process that builds playground-24, and renders when it is told to."""
+    """builder(): another process that builds playground-24, says when it is about to render, and
+    renders when it is told to. It has two minutes: no test waits for ever."""
     with contextlib.ExitStack() as stack:
 
         def start():
@@ -331,13 +334,18 @@ def builder(tmp_path):
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
             stack.enter_context(process)
             stack.callback(process.kill)
+            limit = threading.Timer(120, process.kill)
+            stack.callback(limit.cancel)
+            limit.start()
             return process
 
         yield start
 
 
 def wait_for(file):
+    end = time.monotonic() + 60
     while not file.exists():
+        assert time.monotonic() < end, f"no {file}"
         time.sleep(0.01)
 
 
@@ -348,8 +356,8 @@ def test_of_two_processes_that_build_one_pack_the_second_waits(builder, tmp_path
     wait_for(path / "index.npy")
     other = builder()
     assert other.stdout.readline() == f"Another process builds {path}: waiting for it to finish.\n"
-    assert one.communicate("render")[0] == "24 samples\n"
-    assert other.communicate()[0] == "24 samples\n"
+    assert one.communicate("go on\n")[0] == "renders\n24 samples\n"
+    assert other.communicate()[0] == "24 samples\n"  # it rendered nothing
     whole = dataset.build("playground-24", 16, root=tmp_path / "alone", device="cpu")
     assert data(whole.path) == data(path)
 

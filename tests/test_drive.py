@@ -26,6 +26,7 @@ def hasty(monkeypatch):
     """No pause is needed where no machine is waited for."""
     monkeypatch.setattr(checkpoint, "RETRY_S", (0.001,))
     monkeypatch.setattr(drive, "PAUSE_S", 0.001)
+    monkeypatch.setattr(drive, "LONGEST_PAUSE_S", 0.001)
     monkeypatch.setattr(drive, "PATIENCE_S", 60)  # a busy machine takes its time
 
 
@@ -194,10 +195,7 @@ def lease_of(folder, **changes):
 
 
 def read(lease):
-    """What stands in a lease's file, once it is whole: it is written in place."""
-    while True:
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            return json.loads(lease.path.read_text())
+    return json.loads(lease.path.read_text())
 
 
 def wait_for(condition):
@@ -221,10 +219,9 @@ def at_read(monkeypatch, number, action):
 
 
 @pytest.fixture
-def fast_leases(monkeypatch):
-    """Renewed all the time; void soon, for tests in which nobody renews it."""
-    monkeypatch.setattr(drive, "RENEW_S", 0.01)
-    monkeypatch.setattr(drive, "STALE_S", 0.1)
+def soon_void(monkeypatch):
+    """For leases that nobody renews."""
+    monkeypatch.setattr(drive, "STALE_S", 0.02)
 
 
 @pytest.fixture(params=[-5, 0, 5], ids="clock {:+} h".format)
@@ -247,24 +244,24 @@ def test_a_second_machine_stops_if_the_first_shows_a_sign_of_life(
     assert json.loads((tmp_path / "lease.json").read_text())["host"] == "elsewhere"
 
 
-def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, fast_leases, skewed):
+def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, soon_void, skewed):
     skewed(lease_of(tmp_path))
     with drive.Lease(tmp_path) as lease:
         assert read(lease)["session"].startswith(checkpoint.SESSION)
     assert read(lease) == {"turn": 2}
 
 
-def test_the_session_that_came_later_wins_whatever_the_clocks_say(tmp_path, fast_leases, skewed):
+def test_the_session_that_came_later_wins_whatever_the_clocks_say(tmp_path, skewed):
     with drive.Lease(tmp_path) as first:
         second = drive.Lease(tmp_path, take_over=True)
         second._me |= {"session": "another machine", "host": "elsewhere"}
         with second:
             skewed(second.path)
-            assert first.lost.wait(60)
-            beat = read(second)["beat"]
-            wait_for(lambda: read(second)["beat"] > beat)
-            assert not second.lost.is_set()
-        wait_for(lambda: "session" not in read(second))
+            for lease in (first, second):
+                lease._beat()
+            assert first.lost.is_set() and not second.lost.is_set()
+            assert read(second)["beat"] == 1
+        assert "session" not in read(second)
     assert read(first) == {"turn": 2}  # what the first one leaves as it is
 
 
@@ -276,19 +273,16 @@ def test_a_session_stops_even_if_the_one_that_took_over_has_ended_since(tmp_path
 
 
 @pytest.mark.parametrize("rival", ["0", "z"])
-def test_of_two_that_took_the_same_turn_one_goes_on(tmp_path, fast_leases, rival):
+def test_of_two_that_took_the_same_turn_one_goes_on(tmp_path, rival):
     with drive.Lease(tmp_path) as ours:
         theirs = drive.Lease(tmp_path, take_over=True)
         theirs._me |= {"session": rival, "turn": 1, "beat": 0}
         theirs._write(theirs._me)  # at the same moment, without seeing ours
-        theirs._thread.start()
+        for lease in (ours, theirs):
+            lease._beat()
         loser, winner = (theirs, ours) if rival == "0" else (ours, theirs)
-        assert loser.lost.wait(60)
-        beat = read(winner)["beat"]
-        wait_for(lambda: read(winner)["beat"] > beat)
-        assert not winner.lost.is_set()
-        theirs._ended.set()
-        theirs._thread.join()
+        assert loser.lost.is_set() and not winner.lost.is_set()
+        assert read(winner) == winner._me | {"beat": 1}
 
 
 def test_a_lease_given_back_while_it_is_watched_is_taken_at_once(tmp_path, monkeypatch):
@@ -300,7 +294,7 @@ def test_a_lease_given_back_while_it_is_watched_is_taken_at_once(tmp_path, monke
 
 
 @pytest.mark.parametrize("old", [{"turn": "x"}, {"pid": "x"}, {"session": 3}, {"since": None}])
-def test_a_broken_lease_is_watched_and_then_taken(tmp_path, fast_leases, old, capsys):
+def test_a_broken_lease_is_watched_and_then_taken(tmp_path, soon_void, old, capsys):
     lease_of(tmp_path, **old)
     with drive.Lease(tmp_path) as lease:
         assert not lease.lost.is_set()
@@ -308,7 +302,7 @@ def test_a_broken_lease_is_watched_and_then_taken(tmp_path, fast_leases, old, ca
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", "3"])
-def test_a_torn_lease_never_stops_a_run(tmp_path, fast_leases, text):
+def test_a_torn_lease_never_stops_a_run(tmp_path, soon_void, text):
     tmp_path.joinpath("lease.json").write_text(text)
     with drive.Lease(tmp_path):
         pass
@@ -337,17 +331,31 @@ def test_a_session_whose_run_was_taken_over_stops_and_says_so(
 
 
 @pytest.mark.parametrize("spoil", ["torn", "of an earlier session", "gone"])
-def test_a_lease_is_renewed_and_survives_what_drive_does_to_it(tmp_path, fast_leases, spoil):
-    with drive.Lease(tmp_path, take_over=lease_of(tmp_path)) as lease:
-        before = read(lease)["beat"]
+def test_a_lease_survives_what_drive_does_to_it(tmp_path, spoil):
+    lease_of(tmp_path)
+    with drive.Lease(tmp_path, take_over=True) as lease:
         if spoil == "torn":
             lease.path.write_text('{"sess')
         elif spoil == "gone":
             lease.path.unlink()
         else:
             lease_of(tmp_path)
-        wait_for(lambda: read(lease).get("beat", 0) > before + 1)
-        assert not lease.lost.is_set() and read(lease)["turn"] == 2
+        lease._beat()
+        assert not lease.lost.is_set() and read(lease) == lease._me | {"turn": 2, "beat": 1}
+
+
+def test_a_lease_is_renewed_as_long_as_the_session_lives_and_drive_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "RENEW_S", 0.01)
+    failed = []
+
+    def offline_once(n, what):
+        if threading.current_thread() is not threading.main_thread() and not failed:
+            failed.append(what)
+            raise OSError(107, "Transport endpoint is not connected")
+
+    with faults.Drive(tmp_path, offline_once).mounted(), drive.Lease(tmp_path) as lease:
+        wait_for(lambda: lease._me["beat"] > 2)
+    assert failed and not lease.lost.is_set()
 
 
 @pytest.mark.parametrize("root", ["MyDrive", "Shareddrives", "Shared drives"])
@@ -440,6 +448,33 @@ def test_one_kind_that_fails_does_not_hold_up_the_other(tmp_path):
             uploads.add(*checkpoint.serialise(state(2)))
             wait_for(lambda: uploads.safe_step == 2)
     assert uploads.safe_step == 2 and not uploads.all_there
+
+
+def test_pauses_between_tries_grow_to_a_limit_and_begin_anew_after_a_success(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "PAUSE_S", 1 / 1024)
+    monkeypatch.setattr(drive, "LONGEST_PAUSE_S", 8 / 1024)
+    pauses, wait = [], threading.Condition.wait
+
+    def noted(condition, timeout=None):
+        if timeout and threading.current_thread().name == "uploads":
+            pauses.append(round(timeout * 1024))
+        return wait(condition, timeout)
+
+    fails = iter([True] * 5 + [False, True, True, False])
+
+    def write(*_, **__):
+        if next(fails):
+            raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(threading.Condition, "wait", noted)
+    monkeypatch.setattr(checkpoint, "write", write)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with drive.Uploads(tmp_path) as uploads:
+            for step in (1, 2):
+                uploads.add(*checkpoint.serialise(state(step)))
+                wait_for(lambda step=step: uploads.safe_step == step)
+    assert pauses == [1, 2, 4, 8, 8, 1, 2]
 
 
 def test_what_is_whole_on_drive_is_not_written_again(tmp_path):

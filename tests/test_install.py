@@ -112,7 +112,7 @@ def test_predict_works_from_an_empty_folder(evalib, tmp_path):
 
 
 def test_train_works_from_an_empty_folder(evalib, tmp_path):
-    out = evalib("train", "playground-24", "--steps", 2, "--sizes", 32)
+    out = evalib("train", "playground-24", "--steps", 2)
     assert "finished at step 2" in out
     assert list(tmp_path.glob("output/runs/playground-24/step-0000000002-*.pt"))
     assert [path.name for path in tmp_path.iterdir()] == ["output"]

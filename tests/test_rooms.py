@@ -9,8 +9,8 @@ from PIL import Image
 from evalib import manifest, rooms
 from evalib.rooms import objects, places, sensor, staging
 from evalib.rooms.backdrop import backdrop
-from evalib.rooms.builder import Sketch, chance, paint
-from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Camera, View, depth_of, raster, span
+from evalib.rooms.builder import Builder, chance, paint
+from evalib.rooms.rays import BALL, BOX, NOTHING, TUBE, Pinhole, View, depth_of, raster, span
 from evalib.rooms.shadows import Tiles, opacity
 
 # two rooms, a yard and a street, twelve samples of each
@@ -108,9 +108,9 @@ def test_rays_beside_a_part_miss_it(kind):
 
 def _view(add) -> View:
     """Parts seen by a camera at the origin that looks along +z, 90 degrees wide."""
-    s = Sketch(np.random.default_rng(0))
+    s = Builder(np.random.default_rng(0))
     add(s)
-    return View(s.parts(), Camera.aim((0, 0, 0), 0, 0, 0, 1.0), "cpu")
+    return View(s.parts(), Pinhole.aim((0, 0, 0), 0, 0, 0, 1.0), "cpu")
 
 
 def _depth(view: View, n: int = 32) -> torch.Tensor:

@@ -247,6 +247,16 @@ def test_kept_background_features_change_nothing():
         torch.testing.assert_close(one[name], logits, rtol=0, atol=1e-5)
 
 
+def test_features_of_a_network_in_training_are_those_of_evaluation_or_none():
+    model, (bg, fg_bg) = settled("small").train(), pair(1, 3, 50, 64)
+    features = unet.encode(model, bg)
+    assert model.training
+    expected = unet.predict(model, bg, fg_bg)
+    for ours, theirs in zip(unet.predict(model, bg, fg_bg, features), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert model.training and unet.encode(recipes.build("lean"), bg) is None
+
+
 def test_the_networks_of_earlier_write_ups_look_at_the_background_only_if_given_both():
     (bg, fg_bg), other = pair(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     for name in recipes.NETWORKS:

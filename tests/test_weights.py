@@ -209,7 +209,9 @@ def test_an_exported_run_is_what_the_run_gives(tmp_path):
     path, card = weights.export(tmp_path, tmp_path / "out", {"data": "24 rooms"})
     assert loaded_seed(path) == 1
     text = card.read_text(encoding="utf-8")
-    assert "## Data\n\n24 rooms\n" in text and "Averaged weights of step 500" in text
+    assert "## Data\n\n24 rooms\n" in text
+    assert "Steps: 1000 at 64 px, each of 64 samples" in text
+    assert "seed 0; averaged weights of step 500." in text
 
 
 # devices
@@ -251,3 +253,14 @@ def test_onnxruntime_answers_as_torch(tmp_path, size):
         maps = graph.run(None, {name: image.numpy() for name, image in images.items()})
         for ours, theirs in zip(maps, expected, strict=True):
             assert abs(ours - theirs.numpy()).max() < 1e-4
+
+
+def test_a_graph_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def export(*_args, **_options):
+        raise ModuleNotFoundError("No module named 'onnxscript'")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(ImportError, match="'onnxscript'.*: pip install onnx onnxscript"):
+        weights.write_onnx(network(), tmp_path / "small.onnx")
+    with pytest.raises(ValueError, match="small.pt is no name .*needed NAME.onnx"):
+        weights.write_onnx(network(), tmp_path / "small.pt")

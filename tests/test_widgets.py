@@ -69,7 +69,7 @@ def test_the_camera_gives_the_empty_scene_first(output):
     bg, img = widgets.take_photos()
     assert bg.shape == img.shape == (48, 64, 3)
     assert abs(int(bg.mean()) - 10) < 3 and abs(int(img.mean()) - 200) < 3
-    assert output.scripts == [widgets.CAMERA]
+    assert output.scripts == [widgets.TAKE_PHOTOS_JS]
 
 
 def test_on_colab_two_photos_of_the_camera_are_predicted(model, output):

@@ -45,13 +45,14 @@ def anchored(mask_pred: np.ndarray, depth_pred: np.ndarray, bg_depth: np.ndarray
     behind = np.where(known, bg_depth, np.inf)
     depth_pred = np.maximum(depth_pred, 1e-3)
     weight = ground * np.where(depth_pred < FAR, 1.0, 0.05) + 1e-9  # no ground: factor 1
-    wrong = weight * np.log(np.where(ground, bg_depth, depth_pred) / depth_pred)
-    weight_sum, wrong_sum = weight.sum(), wrong.sum()
-    depth = np.minimum(depth_pred * np.exp(wrong_sum / weight_sum), np.where(new, behind, np.inf))
+    log_ratio = weight * np.log(np.where(ground, bg_depth, depth_pred) / depth_pred)
+    weight_sum, log_ratio_sum = weight.sum(), log_ratio.sum()
+    factor = np.exp(log_ratio_sum / weight_sum)
+    depth = np.minimum(depth_pred * factor, np.where(new, behind, np.inf))
 
     _, things, boxes, _ = cv2.connectedComponentsWithStats(new.astype(np.uint8))
     by_area = np.argsort(-boxes[1:, cv2.CC_STAT_AREA], kind="stable") + 1  # 0: nothing new
-    span = max(new.shape) // 4 | 1
+    span = max(new.shape) // 4 | 1  # odd, as a blur needs
     for thing in by_area[:MOST]:
         left, top, width, height, area = boxes[thing]
         reach = span // 2 + 1  # beyond it the blur is 0; at the picture's edges it reflects
@@ -60,10 +61,10 @@ def anchored(mask_pred: np.ndarray, depth_pred: np.ndarray, bg_depth: np.ndarray
         around = (rows, columns)
         here = things[around] == thing
         near = cv2.blur(here.astype(np.float32), (span, span))
-        factor = (near * wrong[around]).sum() + AFAR * wrong_sum
-        factor /= (near * weight[around]).sum() + AFAR * weight_sum
+        log_factor = (near * log_ratio[around]).sum() + AFAR * log_ratio_sum
+        log_factor /= (near * weight[around]).sum() + AFAR * weight_sum
         hidden = behind[around][here]
-        z = np.minimum(depth_pred[around][here] * np.exp(factor), hidden)
+        z = np.minimum(depth_pred[around][here] * np.exp(log_factor), hidden)
         foot = np.quantile(hidden, FOOT, method="lower")
         middle = np.median(z)
         cut_off = top + height == len(new)

@@ -68,7 +68,8 @@ class Camera:
         scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
         size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
         if size not in self._kept:
-            self._kept = {size: (_shrunk(self.bg, size), {})}
+            bg = _shrunk(self.bg, size)
+            self._kept = {size: (bg, unet.encode(self.model, bg))}
         bg, features = self._kept[size]
         maps = torch.cat(unet.predict(self.model, bg, _shrunk(frame, size), features), dim=1)
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)

@@ -95,8 +95,11 @@ def write_prediction(
                     "depth_colour" is viridis from dark (0 m) to bright (10 m), never stretched.
         img:        (H, W, 3) uint8, for "cutout": its new pixels, the others transparent.
     Returns: the paths, in this order.
-    Raises: OSError: no folder can be there; ValueError: a map holds nan or inf.
+    Raises: ValueError: `out_dir` is a file, or a map holds nan or inf; OSError: it cannot be made.
     """
+    out_dir = Path(out_dir)
+    if out_dir.is_file():
+        raise ValueError(f"{out_dir} is a file, needed a folder: name another one")
     if not np.isfinite([mask_pred, depth_pred]).all():
         raise ValueError("the prediction holds nan or inf: these weights are broken, load others")
     viridis = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]  # (256, 3) uint8
@@ -110,7 +113,7 @@ def write_prediction(
         pictures["cutout"] = np.dstack([img * (mask[..., None] > 0), mask])
     paths = []
     for kind, pixels in pictures.items():
-        path = Path(out_dir) / (f"{kind}/{name}.png" if name else f"{kind}.png")
+        path = out_dir / (f"{kind}/{name}.png" if name else f"{kind}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
         paths.append(path)

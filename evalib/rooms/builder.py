@@ -23,7 +23,7 @@ def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, 
     return np.concatenate([a, b, [TEXTURES.index(tex), rate, phase, glow]])
 
 
-class Sketch:
+class Builder:
     """Collects parts, in metres, y up, and `blocks` (x0, x1, z0, z1) of what stands in the way."""
 
     def __init__(self, rng: np.random.Generator):
@@ -33,8 +33,8 @@ class Sketch:
         self.turn = np.eye(3)
         self.origin = np.zeros(3)
 
-    def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Sketch":
-        """The same sketch with parts placed relative to a point and a heading."""
+    def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Builder":
+        """The same builder with parts placed relative to a point and a heading."""
         other = copy(self)
         other.turn = self.turn @ about_y(yaw)
         other.origin = self.origin + self.turn @ np.array([x, y, z])

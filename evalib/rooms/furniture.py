@@ -6,14 +6,14 @@ objects ignore; things on walls have the wall at z = 0 and `day`, the brightness
 
 import numpy as np
 
-from evalib.rooms.builder import Sketch, paint
+from evalib.rooms.builder import Builder, paint
 from evalib.rooms.objects import car, chair, thing
 from evalib.rooms.rays import about_y
 
 BLACK = paint(0.015)
 
 
-def table(s: Sketch, rx: float, rz: float) -> None:
+def table(s: Builder, rx: float, rz: float) -> None:
     h = s.u(0.4, 0.78)
     s.box((0, h, 0), (rx, 0.025, rz), s.cover())
     s.legs(rx - 0.05, rz - 0.05, h, 0.03, s.cover())
@@ -22,7 +22,7 @@ def table(s: Sketch, rx: float, rz: float) -> None:
         s.pick(s.box, s.tube, s.ball)((x, h + 0.025 + t, z), (s.u(0.03, 0.14), t, 0.07), s.bright())
 
 
-def desk(s: Sketch, rx: float, rz: float) -> None:
+def desk(s: Builder, rx: float, rz: float) -> None:
     """A table with screens and a keyboard, and a chair in front."""
     h, z = 0.73, -0.4 * rz
     s.box((0, h, 0), (rx, 0.02, rz), s.cover())
@@ -38,7 +38,7 @@ def desk(s: Sketch, rx: float, rz: float) -> None:
     chair(s.at(s.u(-0.2, 0.2), rz + s.u(0.1, 0.4), np.pi + s.u(-0.6, 0.6)))
 
 
-def sofa(s: Sketch, rx: float, rz: float) -> None:
+def sofa(s: Builder, rx: float, rz: float) -> None:
     cloth, back = s.cover(vivid=0.8, kinds=("plain", "noise", "stripes")), s.u(0.4, 0.5)
     s.box((0, 0.22, 0.05), (rx, 0.2, rz - 0.05), cloth)
     s.box((0, back, -rz + 0.13), (rx, back - 0.05, 0.13), cloth)
@@ -48,7 +48,7 @@ def sofa(s: Sketch, rx: float, rz: float) -> None:
         s.ball((s.u(-0.7, 0.7) * rx, 0.58, -0.3 * rz), (0.22, 0.2, 0.1), s.bright())
 
 
-def bed(s: Sketch, rx: float, rz: float) -> None:
+def bed(s: Builder, rx: float, rz: float) -> None:
     sheet = s.cover((0.2, 0.8), 0.8, ("plain", "stripes", "checks", "noise"))
     s.box((0, 0.2, 0), (rx, 0.18, rz), s.cover())
     s.box((0, 0.45, 0), (rx * 0.96, 0.1, rz * 0.97), sheet)
@@ -57,7 +57,7 @@ def bed(s: Sketch, rx: float, rz: float) -> None:
         s.ball((x * rx, 0.6, -rz * 0.75), (0.38 * rx, 0.1, 0.25), s.tone(0.5, 0.85, vivid=0.2))
 
 
-def cupboard(s: Sketch, rx: float, rz: float) -> None:
+def cupboard(s: Builder, rx: float, rz: float) -> None:
     h, body, n = s.pick(0.4, 0.5, 0.9, 1.05), s.cover(), s.pick(1, 2, 3)
     s.box((0, h, 0), (rx, h, rz), body)
     front = paint(body[:3] * s.u(0.75, 1.2), body[3:6], s.pick("plain", "wood"), 5)
@@ -68,7 +68,7 @@ def cupboard(s: Sketch, rx: float, rz: float) -> None:
         s.box((0, 2 * h + 0.33, 0), (min(rx, 0.55), 0.31, 0.03), BLACK)
 
 
-def shelf(s: Sketch, rx: float, rz: float) -> None:
+def shelf(s: Builder, rx: float, rz: float) -> None:
     h, wood, n = s.u(0.6, 1.05), s.cover(), s.pick(3, 4, 5)
     s.box((0, h, -rz + 0.02), (rx, h, 0.02), paint(wood[:3] * 0.6))
     for x in (-rx, rx):
@@ -81,22 +81,22 @@ def shelf(s: Sketch, rx: float, rz: float) -> None:
             s.box((s.u(-1, 1) * (rx - wide), y + tall, 0), (wide, tall, rz * 0.7), books)
 
 
-def plant(s: Sketch, rx: float, rz: float) -> None:
+def plant(s: Builder, rx: float, rz: float) -> None:
     s.tube((0, 0.17, 0), (0.17, 0.17, 0.17), s.cover())
     _leaves(s.at(0, 0, y=0.25), 0.35, s.u(0.5, 1.3), 40)
 
 
-def tree(s: Sketch, rx: float, rz: float) -> None:
+def tree(s: Builder, rx: float, rz: float) -> None:
     h, bark = s.u(1.8, 4), paint([0.16, 0.11, 0.07], tex="noise", rate=3)
     s.tube((0, h / 2, 0), (s.u(0.08, 0.2), h / 2, 0.14), bark)
     _leaves(s.at(0, 0, y=h * 0.7), s.u(0.9, 1.9), s.u(1.5, 3), 70)
 
 
-def bush(s: Sketch, rx: float, rz: float) -> None:
+def bush(s: Builder, rx: float, rz: float) -> None:
     _leaves(s, rx * 1.2, s.u(0.6, 1.9), 40)
 
 
-def _leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
+def _leaves(s: Builder, wide: float, tall: float, n: int) -> None:
     """A heap of n leafy balls, `tall` metres high; brighter outside and on top."""
     green = s.u(0.08, 0.4) * np.array([s.u(0.4, 1.1), 1.0, s.u(0.15, 0.5)])
     for _ in range(n):
@@ -108,39 +108,39 @@ def _leaves(s: Sketch, wide: float, tall: float, n: int) -> None:
         s.ball(centre, (r, s.u(0.07, 0.14) * tall, r), leaf, about_y(turn))
 
 
-def post(s: Sketch, rx: float, rz: float) -> None:
+def post(s: Builder, rx: float, rz: float) -> None:
     h = s.u(1.0, 4)
     s.tube((0, h / 2, 0), (0.06, h / 2, 0.06), s.tone(0.02, 0.5))
     if h > 2:
         s.box((0, h, 0), (s.u(0.2, 0.4), s.u(0.15, 0.4), 0.03), s.bright())
 
 
-def bench(s: Sketch, rx: float, rz: float) -> None:
+def bench(s: Builder, rx: float, rz: float) -> None:
     wood = s.cover(kinds=("wood",))
     s.box((0, 0.45, 0), (rx, 0.03, 0.22), wood)
     s.box((0, 0.75, -0.2), (rx, 0.14, 0.03), wood)
     s.legs(rx * 0.8, 0.18, 0.45, 0.03, BLACK)
 
 
-def crate(s: Sketch, rx: float, rz: float) -> None:
+def crate(s: Builder, rx: float, rz: float) -> None:
     h = s.u(0.3, 0.7)
     s.box((0, h, 0), (rx, h, rz), s.cover(vivid=0.8))
     s.box((0, 2 * h, 0), (rx * 1.04, 0.04, rz * 1.04), s.tone())
 
 
-def picture(s: Sketch, day: float) -> None:
+def picture(s: Builder, day: float) -> None:
     """A picture, a poster or a board."""
     w, h, y = s.u(0.15, 0.7), s.u(0.15, 0.45), s.u(1.3, 1.8)
     s.box((0, y, 0), (w, h, 0.02), s.tone(0.01, 0.8))
     s.box((0, y, 0), (w * 0.9, h * 0.9, 0.025), s.bright())
 
 
-def door(s: Sketch, day: float = 0.0) -> None:
+def door(s: Builder, day: float = 0.0) -> None:
     s.box((0, 1.0, 0), (0.5, 1.05, 0.02), s.tone(0.05, 0.8, vivid=0.2))
     s.box((0, 1.0, 0), (0.44, 1.0, 0.035), s.cover())
 
 
-def window(s: Sketch, day: float) -> None:
+def window(s: Builder, day: float) -> None:
     """Panes full of daylight (or of night), framed, perhaps with curtains or a radiator."""
     w, h, y, frame = s.u(0.4, 1.1), s.u(0.5, 0.75), s.u(1.4, 1.6), s.tone(0.3, 0.85, vivid=0.2)
     sky = day * np.array([0.75, 0.85, 1.0])

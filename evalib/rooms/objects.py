@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evalib.rooms.builder import Sketch, paint
+from evalib.rooms.builder import Builder, paint
 from evalib.rooms.rays import TUBE, Parts, about_y
 
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
@@ -20,7 +20,7 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[Parts, np.ndarray]
 
     Shrunk to `limit` m of half width and depth. (fg // 5) % 5 is its family: both splits have all.
     """
-    s = Sketch(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
+    s = Builder(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
     FAMILIES[(fg // 5) % 5](s)
     p = s.parts()
     reach = (np.abs(p.turn) @ p.half[:, :, None])[..., 0]
@@ -29,7 +29,7 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[Parts, np.ndarray]
     return p._replace(centre=p.centre * scale, half=p.half * scale), size * scale
 
 
-def _upper_body(s: Sketch, hip: float, shoulder: float, forward: float) -> tuple:
+def _upper_body(s: Builder, hip: float, shoulder: float, forward: float) -> tuple:
     """Chest, arms, neck, head and hair above a hip at z = 0; returns (wide, shirt)."""
     shirt, skin = s.cloth(), paint(s.u(0.12, 1.0) * np.array([0.65, 0.42, 0.30]) + 0.02)
     hair, wide = s.tone(0.01, 0.3), s.u(0.18, 0.26)
@@ -52,13 +52,13 @@ def _upper_body(s: Sketch, hip: float, shoulder: float, forward: float) -> tuple
     return wide, shirt
 
 
-def _leg(s: Sketch, hip, knee, foot, trousers: np.ndarray, shoe: np.ndarray) -> None:
+def _leg(s: Builder, hip, knee, foot, trousers: np.ndarray, shoe: np.ndarray) -> None:
     s.limb(hip, knee, 0.095, trousers)
     s.limb(knee, foot, 0.07, trousers)
     s.box((foot[0], foot[1] - 0.055, foot[2] + 0.05), (0.05, 0.045, 0.13), shoe)
 
 
-def standing(s: Sketch) -> None:
+def standing(s: Builder) -> None:
     """Somebody who stands or walks, perhaps with a bag, perhaps in a long coat or skirt."""
     hip, shoulder, stride = s.u(0.82, 0.95), s.u(1.36, 1.5), s.u(-0.35, 0.35)
     wide, shirt = _upper_body(s, hip, shoulder, s.u(-0.2, 0.6))
@@ -72,7 +72,7 @@ def standing(s: Sketch) -> None:
         s.box((0, shoulder - 0.22, -wide * 0.75), (0.16, 0.22, 0.09), s.cloth())
 
 
-def sitting(s: Sketch) -> None:
+def sitting(s: Builder) -> None:
     """Somebody on a chair, a stool or a box."""
     seat, trousers, shoe, wood = s.u(0.4, 0.55), s.cloth(), s.tone(0.01, 0.4), s.cover()
     _upper_body(s.at(0, -0.15), seat + 0.06, seat + s.u(0.5, 0.6), s.u(0.3, 0.9))
@@ -88,7 +88,7 @@ def sitting(s: Sketch) -> None:
         s.box((0, seat / 2 - 0.05, -0.15), (0.2, seat / 2 - 0.05, 0.2), wood)
 
 
-def animal(s: Sketch) -> None:
+def animal(s: Builder) -> None:
     """A cat, a dog, a sheep, a horse: one body plan at many sizes."""
     size, coat = s.pick(0.3, 0.4, 0.55, 0.7, 1.1), s.colour((0.02, 0.7), 0.4)
     other = s.pick(s.colour((0.02, 0.7), 0.3), coat * 0.4, coat * 0.6)
@@ -112,12 +112,12 @@ def animal(s: Sketch) -> None:
     s.limb((0, y + fat * 0.3, -0.6 * long), tail, fat * 0.2, fur)
 
 
-def _wheel(s: Sketch, x: float, z: float, r: float, thick: float) -> None:
+def _wheel(s: Builder, x: float, z: float, r: float, thick: float) -> None:
     s.tube((x, r, z), (r, thick, r), s.grey(0.01, 0.05), ASIDE)
     s.tube((x, r, z), (r * 0.55, thick + 0.01, r * 0.55), s.grey(0.2), ASIDE)
 
 
-def car(s: Sketch, *_: float) -> None:
+def car(s: Builder, *_: float) -> None:
     """A car or a van."""
     body = paint(s.colour((0.02, 0.8), 1.0), tex=s.pick("plain", "plain", "stripes"))
     glass, van = paint([0.03, 0.04, 0.05], [0.12, 0.15, 0.18], "noise", 0.6), s.maybe(0.3)
@@ -137,7 +137,7 @@ def car(s: Sketch, *_: float) -> None:
             _wheel(s, x * 0.93, z, r, 0.1)
 
 
-def bicycle(s: Sketch) -> None:
+def bicycle(s: Builder) -> None:
     """A bicycle and its rider."""
     r, metal, trousers, shoe = s.u(0.28, 0.35), s.tone(vivid=1.0), s.cloth(), s.tone()
     saddle, bar, axle = (0, 0.75, -0.15), (0, 1.0, 0.38), (0, 0.3, 0)
@@ -151,7 +151,7 @@ def bicycle(s: Sketch) -> None:
         _leg(s, (x, 0.88, -0.1), (x, 0.7, 0.25), (x, 0.25 + x, 0.05), trousers, shoe)
 
 
-def trolley(s: Sketch) -> None:
+def trolley(s: Builder) -> None:
     """A pram, a hand cart or a shopping trolley."""
     r, wide, long, tall = s.u(0.06, 0.14), s.u(0.2, 0.32), s.u(0.3, 0.5), s.u(0.12, 0.28)
     floor, metal = 2 * r + s.u(0.05, 0.3), s.grey()
@@ -167,11 +167,11 @@ def trolley(s: Sketch) -> None:
     s.box((0, 1.0, -long - 0.2), (wide * 0.9, 0.025, 0.025), metal)
 
 
-def vehicle(s: Sketch) -> None:
+def vehicle(s: Builder) -> None:
     s.pick(car, car, bicycle, trolley, trolley)(s)
 
 
-def thing(s: Sketch, *_: float) -> None:
+def thing(s: Builder, *_: float) -> None:
     """A household thing."""
     what = s.pick("suitcase", "boxes", "chair", "lamp", "vase", "ball", "bin", "agave")
     if what == "suitcase":
@@ -212,7 +212,7 @@ def thing(s: Sketch, *_: float) -> None:
             s.limb((0, 0.3, 0), tip, s.u(0.03, 0.08), paint(green, green * 0.3, "leaves", 4))
 
 
-def _boxes(s: Sketch) -> None:
+def _boxes(s: Builder) -> None:
     """One to three, piled."""
     y, side = 0.0, s.u(0.18, 0.4)
     for _ in range(s.pick(1, 2, 3)):
@@ -223,7 +223,7 @@ def _boxes(s: Sketch) -> None:
         y, side = y + 2 * tall, side * s.u(0.6, 0.95)
 
 
-def chair(s: Sketch, *_: float) -> None:
+def chair(s: Builder, *_: float) -> None:
     seat, back, cloth, wood = s.u(0.4, 0.5), s.u(0.1, 0.24), s.cover(vivid=0.8), s.cover()
     s.box((0, seat, 0), (0.22, 0.03, 0.22), cloth)
     s.box((0, seat + 0.16 + back, -0.2), (0.21, back, 0.02), s.pick(wood, cloth))

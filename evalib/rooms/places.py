@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evalib.rooms import furniture
-from evalib.rooms.builder import Sketch, paint
-from evalib.rooms.rays import Camera, Parts, about_y
+from evalib.rooms.builder import Builder, paint
+from evalib.rooms.rays import Parts, Pinhole, about_y
 
 KINDS = ("living", "office", "yard", "bedroom", "street")
 KINDS += ("living", "hall", "street", "office", "yard")
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
     floor: tuple  # x0, x1, z0, z1 m where one can stand
     reach: float  # how far off objects may be, m
-    camera: Camera
+    camera: Pinhole
     light: np.ndarray  # (3,) m, where the lamp is
     direct: np.ndarray  # the lamp's light
     soft: float  # the lamp's radius over its distance
@@ -39,14 +39,14 @@ class Place(NamedTuple):
 @lru_cache(maxsize=64)
 def build(seed: int, bg: int) -> Place:
     """Background `bg`, the same at every call; kinds go with bg // 5, so both splits have all."""
-    s = Sketch(np.random.Generator(np.random.Philox(key=[seed + 2**32, bg])))
+    s = Builder(np.random.Generator(np.random.Philox(key=[seed + 2**32, bg])))
     kind = KINDS[(bg // 5) % len(KINDS)]
     if kind in ("yard", "street"):
         return open_place(s, street=kind == "street")
     return room(s, kind)
 
 
-def room(s: Sketch, kind: str) -> Place:
+def room(s: Builder, kind: str) -> Place:
     """A box of a room, x in 0..wide, z in 0..deep, the camera near z = 0 looking in."""
     wide, deep, tall = s.u(3.2, 6.5), s.u(3.8, 8.5), s.u(2.35, 3.3)
     if kind == "hall":
@@ -57,7 +57,7 @@ def room(s: Sketch, kind: str) -> Place:
     goal_x, goal_z = s.u(0.35, 0.65) * wide, s.u(0.5, 0.75) * deep
     yaw = np.arctan2(goal_x - eye[0], goal_z - eye[2])
     pitch = np.arctan2(eye[1] - s.u(0.5, 1), goal_z)
-    camera = Camera.aim(eye, yaw, pitch, s.u(-0.03, 0.03), s.u(0.45, 0.85))
+    camera = Pinhole.aim(eye, yaw, pitch, s.u(-0.03, 0.03), s.u(0.45, 0.85))
     tint = np.array([1, s.u(0.8, 1), s.u(0.6, 1.0)])
     lamp = np.array([s.u(0.1, 0.9) * wide, tall - 0.1, s.u(0.25, 0.8) * deep])
     if s.maybe(0.35):  # daylight from a window
@@ -87,7 +87,7 @@ def room(s: Sketch, kind: str) -> Place:
     )
 
 
-def _walls(s: Sketch, wide: float, deep: float, tall: float) -> tuple:
+def _walls(s: Builder, wide: float, deep: float, tall: float) -> tuple:
     """Floor, ceiling, walls and what hangs on them; returns (the floor's paint, shell)."""
     wall = s.cover((0.2, 0.85), 0.35, ("plain", "plain", "plain", "noise", "stripes", "bricks"))
     kinds = ("wood", "wood", "noise", "noise", "checks", "plain", "bricks")
@@ -114,7 +114,7 @@ def _walls(s: Sketch, wide: float, deep: float, tall: float) -> tuple:
     return floor, shell
 
 
-def _furnish(s: Sketch, kind: str, wide: float, deep: float) -> None:
+def _furnish(s: Builder, kind: str, wide: float, deep: float) -> None:
     """Furniture along the walls, something in the middle, a rug, things lying about."""
     for _ in range(s.pick(1, 3, 6) if kind == "hall" else s.pick(3, 5, 8)):
         make, side = s.pick(*furniture.USUAL[kind]), s.pick("back", "left", "right")
@@ -135,7 +135,7 @@ def _furnish(s: Sketch, kind: str, wide: float, deep: float) -> None:
         s.stand(make, x + s.u(-1.3, 1.3), z + s.u(-1, 1.2), s.u(0, 6), 0.25, 0.25)
 
 
-def open_place(s: Sketch, street: bool) -> Place:
+def open_place(s: Builder, street: bool) -> Place:
     """Ground, sky and what stands about: a yard with bushes and a fence, a street with facades."""
     high = s.pick(s.u(1.4, 1.9), s.u(1.4, 1.9), s.u(2.2, 4), s.u(4, 7))  # a hand, a pole, a house
     look = s.u(4, 10) if high < 2 else high * s.u(1.6, 3.5)  # where the picture's middle is
@@ -165,7 +165,7 @@ def open_place(s: Sketch, street: bool) -> Place:
         make, rx, rz = s.pick(*furniture.OUTSIDE)
         s.stand(make, x, z, s.u(-0.5, 0.5), rx, rz)
     pitch = np.arctan2(high - s.u(0.4, 1.2), look)
-    camera = Camera.aim((0, high, 0), s.u(-0.15, 0.15), pitch, s.u(-0.03, 0.03), tan)
+    camera = Pinhole.aim((0, high, 0), s.u(-0.15, 0.15), pitch, s.u(-0.03, 0.03), tan)
     sunny, angle, height = s.maybe(0.55), s.u(0, 2 * np.pi), s.u(0.5, 1.3)
     level = np.cos(height)
     sky = np.array([0.36, 0.41, 0.52]) if sunny else np.full(3, 0.9)
@@ -186,7 +186,7 @@ def open_place(s: Sketch, street: bool) -> Place:
     )
 
 
-def _road(s: Sketch) -> None:
+def _road(s: Builder) -> None:
     """A strip along x with kerbs and markings."""
     half, dark = s.u(1.5, 3.5), s.u(0.05, 0.2)
     s.box((0, 0.005, 0), (70, 0.006, half), paint(dark, np.full(3, dark * 0.8), "noise", 3))
@@ -196,7 +196,7 @@ def _road(s: Sketch) -> None:
         s.box((x, 0.008, 0), (0.7, 0.008, 0.07), paint(0.6))
 
 
-def _facade(s: Sketch, rx: float, h: float) -> None:
+def _facade(s: Builder, rx: float, h: float) -> None:
     """A house front 2 rx wide and h high, with a base, windows and doors."""
     wall = s.cover((0.12, 0.7), 0.45, ("plain", "bricks", "noise", "bricks"))
     frame, wide, tall = s.tone(0.2, 0.8, vivid=0.3), s.u(0.35, 0.9), s.u(0.5, 0.9)
@@ -211,7 +211,7 @@ def _facade(s: Sketch, rx: float, h: float) -> None:
                 s.box((x, y, 0.0), (wide, tall, 0.05), GLASS)
 
 
-def _border(s: Sketch, z: float) -> None:
+def _border(s: Builder, z: float) -> None:
     """A hedge or a fence across."""
     if s.maybe(0.6):
         for i in range(-5, 6):

@@ -22,7 +22,7 @@ PART = 0xFFFFFFFF  # the half of a ray's key that holds the part it meets; all b
 NOTHING = (0x7F800000 << 32) | PART  # key of a ray that meets nothing: infinite depth
 
 
-class Camera(NamedTuple):
+class Pinhole(NamedTuple):
     """A pinhole at `eye` (3,) m; `axes` (3, 3): right, up, forward; `tan` of half its angle."""
 
     eye: np.ndarray
@@ -30,7 +30,7 @@ class Camera(NamedTuple):
     tan: float
 
     @staticmethod
-    def aim(eye: tuple, yaw: float, pitch: float, roll: float, tan: float) -> "Camera":
+    def aim(eye: tuple, yaw: float, pitch: float, roll: float, tan: float) -> "Pinhole":
         """Look along +z turned by `yaw` to the right, `pitch` down, and rolled; radians."""
         cy, sy = np.cos(yaw), np.sin(yaw)
         cp, sp = np.cos(pitch), np.sin(pitch)
@@ -39,7 +39,7 @@ class Camera(NamedTuple):
         up = np.array([sy * sp, cp, cy * sp])
         forward = np.array([sy * cp, -sp, cy * cp])
         axes = np.stack([cr * right + sr * up, cr * up - sr * right, forward])
-        return Camera(np.array(eye, float), axes, tan)
+        return Pinhole(np.array(eye, float), axes, tan)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points (..., 3) m -> u, v in -1..1 across the picture (v up) and z along the axis, m."""
@@ -71,7 +71,7 @@ def about_y(angle: float) -> np.ndarray:
 class View:
     """n parts as one camera sees them: float32 columns on a device."""
 
-    def __init__(self, parts: Parts, camera: Camera, device: torch.device | str):
+    def __init__(self, parts: Parts, camera: Pinhole, device: torch.device | str):
         def send(x: np.ndarray) -> Tensor:  # (n, ...) -> (..., n)
             x = np.ascontiguousarray(np.moveaxis(x, 0, -1), np.float32)
             return torch.from_numpy(x).to(device)

@@ -267,7 +267,7 @@ def camera_page(browser, headers):
     page.route("http://localhost/", lambda route: route.fulfill(body="<body>", headers=headers))
     page.goto("http://localhost/")
     page.evaluate("window.google = {colab: {output: {setIframeHeight() {}}}}")
-    page.evaluate("script => { window.answer = eval(script); }", widgets.CAMERA)
+    page.evaluate("script => { window.answer = eval(script); }", widgets.TAKE_PHOTOS_JS)
     return page
 
 
