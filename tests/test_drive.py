@@ -143,15 +143,15 @@ def test_a_run_on_a_drive_that_fails_now_and_then_is_the_same_run(playground, tm
     options = dict(device="cpu", progress=False, checkpoint_every=0)
     straight = training.train(config, {32: playground}, tmp_path / "straight", **options)
     options["drive_dir"] = tmp_path / "drive"
-    # Every 11th operation fails: an upload's eight come through at the second try.
-    begun = faults.Drive(tmp_path / "drive", lambda n, what: n % 11 or faults.fail(5, n)(n, what))
+    # Every 17th operation fails: few enough for a whole upload between two of them.
+    begun = faults.Drive(tmp_path / "drive", lambda n, what: n % 17 or faults.fail(5, n)(n, what))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with begun.mounted():
             lost = training.train(
                 config, {32: playground}, tmp_path / "lost", time_budget=1e-9, **options
             )
-    assert lost.step == 1 and lost.on_drive and begun.n > 11
+    assert lost.step == 1 and lost.on_drive and begun.n > 17
     run = training.train(config, {32: playground}, tmp_path / "new", **options)
     assert run.done and runs.read_sessions(run.folder)[1]["first_step"] == "1"
     for name, value in straight.model.state_dict().items():
