@@ -159,11 +159,14 @@ def run_all(page, jupyter, name):
     page.goto(url.format(f"{name}.ipynb"))
     page.wait_for_selector(ui.ready, timeout=120_000)
     prompts = page.locator(".jp-InputPrompt, .input_prompt")
-    for _ in range(10):  # JupyterLab forgets what it is asked before its kernel is connected
+    begun = prompts.filter(has_text=re.compile(r"\[[*\d]")).first
+    done = prompts.filter(has_text=re.compile(r"\[\d")).first
+    for _ in range(10):  # JupyterLab forgets what it is asked before its kernel is connected,
         page.click(ui.menu)
         page.click(ui.entry)
         with contextlib.suppress(playwright.TimeoutError):
-            return prompts.filter(has_text=re.compile(r"\[[*\d]")).first.wait_for(timeout=10_000)
+            begun.wait_for(timeout=10_000)
+            return done.wait_for(timeout=120_000)  # and what waits while it asks for another one
     raise AssertionError("no cell was run")
 
 
