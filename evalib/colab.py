@@ -89,7 +89,7 @@ def affordable(
     each = f"{times} x " if times > 1 else ""
     takes = timing.text(times * n / kept["per_s"])
     measured = f"{kept['per_s']:.3g} {what} a second, measured {kept['measured']}"
-    print(f"{measured}: {each}{n:,} {what} take about {takes}.")
+    print(f"{name}: {measured}; {each}{n:,} {what} take about {takes}.")
     return n
 
 

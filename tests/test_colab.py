@@ -118,8 +118,8 @@ def test_a_number_is_measured_once_told_and_kept(places, capsys):
     asked = dict(minutes=2, least=50, most=250, times=10)
     assert colab.affordable("run", lambda: 11.3, **asked) == 130  # 1,356 in ten parts
     first = capsys.readouterr().out
-    assert first.startswith("11.3 steps a second, measured 20")
-    assert first.endswith(": 10 x 130 steps take about 1.9 min.\n")
+    assert first.startswith("run: 11.3 steps a second, measured 20")
+    assert first.endswith("; 10 x 130 steps take about 1.9 min.\n")
     assert colab.affordable("run", never, **asked) == 130 and capsys.readouterr().out == first
     assert colab.affordable("run", lambda: 11.3, **asked | {"minutes": 3}) == 200
     assert colab.affordable("run", lambda: 11.3, **asked | {"most": 100}) == 100
