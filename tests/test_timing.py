@@ -2,6 +2,7 @@ import re
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,6 +110,16 @@ def test_the_speed_of_a_run_counts_each_size_as_often_as_it_occurs(
     config = Config(sizes=(((32, 48, 48), 60), (48, 40)), batch_size=8)
     speed = learner.speed(config, packs)
     assert speed == pytest.approx(100 / (20 / 10 + 40 / 5 + 40 / 2)) and len(steps) == 4
+
+
+def test_the_speed_of_rendering_is_that_of_samples_not_of_calls(monkeypatch):
+    rendered = []
+    monkeypatch.setattr(dataset.rooms, "render", lambda ids, size: rendered.append((ids, size)))
+    monkeypatch.setattr(timing, "rate", lambda call: [call() for _ in range(101)] and 3.0)
+    assert dataset.speed("evaluation", 48) == 60.0
+    assert {(len(ids), size) for ids, size in rendered} == {(20, 48)}
+    assert (rendered[0][0] == rendered[100][0]).all()  # from the start again
+    assert all(np.diff(np.concatenate([ids for ids, _ in rendered[:100]])) > 0)
 
 
 def test_a_block_lasts_as_long_as_its_code():
