@@ -64,18 +64,11 @@ def folders(run: str) -> tuple[Path, Path]:
 
 
 def affordable(
-    name: str,
-    rate: Callable[[], float],
-    minutes: float,
-    *,
-    least: int,
-    most: int,
-    times: int = 1,
-    what: str = "steps",
+    name: str, rate: Callable[[], float], minutes: float, *, least: int, most: int, times: int = 1
 ) -> int:
-    """How many steps (or what else) this machine can do in `minutes`, `times` over: from `rate()`,
-    a second, by the rule `timing.affordable`. It is told, and `planned`: a notebook that goes on
-    elsewhere keeps the number. At the size smoke it is `most`, and nothing is measured."""
+    """How many of `name` (steps, samples) this machine can do in `minutes`, `times` over: what
+    `timing.affordable` makes of `rate()`, a second. The number is told and `planned`. At the size
+    smoke it is `most`, and nothing is measured."""
     if scale() == "smoke":
         return most
 
@@ -84,20 +77,19 @@ def affordable(
         n = timing.affordable(per_s / times, minutes, least=least, most=most)
         return {"n": n, "per_s": per_s, "measured": timing.utc_now()}
 
-    kept = planned(f"{name}-{minutes:g}min-{most}", plan)
-    n = kept["n"]
-    each = f"{times} x " if times > 1 else ""
-    takes = timing.text(times * n / kept["per_s"])
-    measured = f"{kept['per_s']:.3g} {what} a second, measured {kept['measured']}"
-    print(f"{name}: {measured}; {each}{n:,} {what} take about {takes}.")
-    return n
+    kept = planned(f"{name}, {most} in {minutes:g} min", plan)
+    n = f"{kept['n']:,}" if times == 1 else f"{times} x {kept['n']:,}"
+    takes = timing.text(times * kept["n"] / kept["per_s"])
+    speed = f"{kept['per_s']:.3g} a second, measured {kept['measured']}"
+    print(f"{name}: {speed}; {n} take about {takes}.")
+    return kept["n"]
 
 
 def planned(name: str, make: Callable[[], dict]) -> dict:
-    """What `make()` gave when `name` was first asked for, in this or an earlier session: kept in
-    plans/ on Drive, whose word counts, and at home.
+    """What `make()` gave when it was first asked, in this or an earlier session: kept in plans/ on
+    Drive, whose word counts, and at home, so that a notebook that is resumed does not change.
 
-    Warns: a file is torn or foreign, so not used; or cannot be written.
+    Warns: a file is torn or foreign, and not used; or cannot be written.
     Raises: OSError: Drive does not answer, so it is not known what was planned.
     """
     paths = [folder / "plans" / f"{name}.json" for folder in (drive_dir(), home())]

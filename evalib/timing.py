@@ -41,18 +41,15 @@ def text(seconds: float) -> str:
 
 
 def rate(call: Callable[[], object], seconds: float = 2.0) -> float:
-    """How often a second this machine makes the call, over `seconds`. The first one, which
-    compiles and allocates, is not counted."""
+    """How often a second this machine makes a call; the first one, which warms up, is left out."""
     call()
-    _wait()
     n = 0
-    spent = 0.0
     start = time.perf_counter()
-    while spent < seconds:
+    while time.perf_counter() < start + seconds:
         call()
         n += 1
-        spent = time.perf_counter() - start
-    _wait()  # for what CUDA still has before it
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # the last calls are only queued
     return n / (time.perf_counter() - start)
 
 
@@ -61,11 +58,6 @@ def affordable(rate: float, minutes: float, *, least: int, most: int) -> int:
     n = int(60 * minutes * rate)
     n -= n % 10 ** max(0, len(str(n)) - 2)
     return min(max(n, least), most)
-
-
-def _wait() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 class Timer:

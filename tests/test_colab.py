@@ -116,18 +116,18 @@ def test_a_full_drive_is_told_and_the_plan_is_kept_at_home(places):
 
 def test_a_number_is_measured_once_told_and_kept(places, capsys):
     asked = dict(minutes=2, least=50, most=250, times=10)
-    assert colab.affordable("run", lambda: 11.3, **asked) == 130  # 1,356 in ten parts
+    assert colab.affordable("steps", lambda: 11.3, **asked) == 130  # 1,356 in ten parts
     first = capsys.readouterr().out
-    assert first.startswith("run: 11.3 steps a second, measured 20")
-    assert first.endswith("; 10 x 130 steps take about 1.9 min.\n")
-    assert colab.affordable("run", never, **asked) == 130 and capsys.readouterr().out == first
-    assert colab.affordable("run", lambda: 11.3, **asked | {"minutes": 3}) == 200
-    assert colab.affordable("run", lambda: 11.3, **asked | {"most": 100}) == 100
+    assert first.startswith("steps: 11.3 a second, measured 20")
+    assert first.endswith("; 10 x 130 take about 1.9 min.\n")
+    assert colab.affordable("steps", never, **asked) == 130 and capsys.readouterr().out == first
+    assert colab.affordable("steps", lambda: 11.3, **asked | {"minutes": 3}) == 200
+    assert colab.affordable("steps", lambda: 11.3, **asked | {"most": 100}) == 100
 
 
 def test_a_slow_machine_is_told_that_the_least_takes_longer(places, capsys):
-    number = colab.affordable("run", lambda: 0.5, 1, least=60, most=90, what="samples")
-    assert number == 60 and "60 samples take about 2 min" in capsys.readouterr().out
+    assert colab.affordable("samples", lambda: 10, 1, least=1200, most=9000) == 1200
+    assert "; 1,200 take about 2 min." in capsys.readouterr().out
 
 
 def test_at_the_size_smoke_nothing_is_measured_or_kept(places, monkeypatch, capsys):

@@ -94,6 +94,21 @@ def test_a_rate_of_something_slow_needs_two_calls(monkeypatch):
     assert timing.rate(call, seconds=2) == 0.2 and len(calls) == 2
 
 
+def test_on_cuda_a_rate_counts_what_was_queued_only_when_it_is_done(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+
+    def call():
+        clock.now += 0.5
+
+    def finish():
+        clock.now += 2.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", finish)
+    assert timing.rate(call, seconds=2) == 1.0  # 4 calls in 4 seconds
+
+
 def test_the_speed_of_a_run_counts_each_size_as_often_as_it_occurs(
     playground, tmp_path, monkeypatch
 ):
