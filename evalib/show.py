@@ -222,7 +222,7 @@ def time_bar(history: list[dict], title: str) -> Figure:
     bars = axes.barh(names, shares, color="#bcd0e5")
     labels = [f" {s:.1f} %, {seconds[n]:.1f} s" for n, s in zip(names, shares, strict=True)]
     axes.bar_label(bars, labels)
-    axes.set(xlabel="share of the time, %", title=title, xlim=(0, 125))
+    axes.set(xlabel="share of the time, %", title=title, xlim=(0, 125), xticks=range(0, 101, 20))
     return _done(figure)
 
 
