@@ -22,9 +22,8 @@ OPTIMIZERS = {
     "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=decay),
 }
 
-# A stream's window has BLOCKS blocks of LANES backgrounds; it moves on by BLOCKS / reuse of them.
-BLOCKS, LANES = 8, 16
-REUSES = (1, 2, 4, 8)
+BLOCKS, LANES = 8, 16  # a stream's window has so many blocks of so many backgrounds
+REUSES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)

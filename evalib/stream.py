@@ -3,8 +3,9 @@
 For each size of picture there is a belt of blocks, rendered by worker processes a little ahead of
 training. A block holds LANES backgrounds and some samples of each. BLOCKS of them are the window:
 training goes through it once, in a shuffled order (a round), then it moves on by BLOCKS / reuse
-blocks, so that every sample is seen `reuse` times. Which samples a step sees follows from (config,
-step): a machine with an empty disk renders one window and goes on, bit for bit.
+blocks (for a reuse of 16: by one after two rounds), so that every sample is seen `reuse` times.
+Which samples a step sees follows from (config, step): a machine with an empty disk renders one
+window and goes on, bit for bit.
 """
 
 import contextlib
@@ -151,8 +152,9 @@ class Belt:
         n = config.window * config.all_sizes[0] / size / (BLOCKS * LANES)
         self.n = max(1, round(n), -(-self.n_batch // (BLOCKS * LANES)))
         self.steps_per_round = BLOCKS * LANES * self.n // self.n_batch
-        self.stride = BLOCKS // config.reuse  # blocks by which the window moves on
-        self.end = (len(self.steps) - 1) // self.steps_per_round * self.stride + BLOCKS
+        self.stride = max(1, BLOCKS // config.reuse)  # blocks by which the window moves on
+        self.rounds = max(1, config.reuse // BLOCKS)  # in each window
+        self.end = self.first((len(self.steps) - 1) // self.steps_per_round) + BLOCKS
         self.kept = 0  # first block that is kept
         self.next = 0  # next block to be rendered
         self.ready: set[int] = set()
@@ -190,7 +192,11 @@ class Belt:
         keys = rng.sample_keys(self.seed, number, np.arange(LANES))
         turn = np.asarray(rng.integers(keys, "turn", n))[:, 0]
         block, i = np.divmod((place + turn[lane]) % n, self.n)
-        return number, number * self.stride, (block, lane, i)
+        return number, self.first(number), (block, lane, i)
+
+    def first(self, number: int) -> int:
+        """The first block of a round's window."""
+        return number // self.rounds * self.stride
 
     def gather(self, number: int, first: int, places: tuple) -> dict[str, torch.Tensor]:
         """Copies of the samples at `places` of the window from block `first` on."""
@@ -234,7 +240,7 @@ class Belt:
     def begin(self, step: int) -> None:
         """Nothing before the window of `step` will be asked for."""
         nth = int(np.searchsorted(self.steps, step))
-        self.next = min(nth // self.steps_per_round * self.stride, self.end)
+        self.next = min(self.first(nth // self.steps_per_round), self.end)
         self.kept = self.next
 
     def move_to(self, first: int) -> None:
@@ -251,8 +257,8 @@ class Belt:
 
     def needed_at(self, block: int) -> int:
         """The first step that may see a block."""
-        number = max(0, -(-(block - BLOCKS + 1) // self.stride))
-        return int(self.steps[number * self.steps_per_round])
+        moves = max(0, -(-(block - BLOCKS + 1) // self.stride))
+        return int(self.steps[moves * self.rounds * self.steps_per_round])
 
     def _stream(self, *what: object) -> int:
         return crc32(repr((self.size, *map(str, what))).encode())

@@ -65,15 +65,16 @@ def test_nothing_held_out_is_streamed():
     assert (subsets == manifest.SUBSETS.index("train")).all()
 
 
-@pytest.mark.parametrize("reuse", [1, 2, 4, 8])
+@pytest.mark.parametrize("reuse", [1, 2, 4, 8, 16])
 def test_every_sample_is_seen_as_often_as_the_config_says(reuse):
-    config = Config(sizes=((16, 160),), batch_size=32, window=256, reuse=reuse)
+    config = Config(sizes=((16, 320),), batch_size=32, window=256, reuse=reuse)
     belt = Stream(TIER, config).belts[16]
     seen = Counter()
-    for step in range(160):  # a round is 8 steps
+    for step in range(320):  # a round is 8 steps
         _, first, (block, lane, i) = belt.places(step, slice(None))
+        assert first <= min(first + block) and belt.needed_at(max(first + block)) <= step
         seen.update(zip((first + block).tolist(), lane.tolist(), i.tolist(), strict=True))
-    last = 19 * belt.stride  # the blocks before have left the window, those from BLOCKS on were in
+    last = belt.end - BLOCKS  # from here on blocks are still in the window
     assert {n for (block, *_), n in seen.items() if BLOCKS <= block < last} == {reuse}
     ids = np.concatenate([belt.ids_of(block).ravel() for block in range(BLOCKS, last)])
     assert len(np.unique(ids)) == len(ids)
@@ -181,7 +182,7 @@ def test_the_stop_button_is_not_for_workers():
 
 @pytest.mark.parametrize(
     "training_s, rendering_s, times",
-    [(1.0, 0.1, 1), (1.0, 1.0, 1), (1.0, 1.1, 2), (0.1, 0.39, 4), (0.1, 0.8, 8), (0.1, 5.0, 8)],
+    [(1.0, 0.1, 1), (1.0, 1.0, 1), (1.0, 1.1, 2), (0.1, 0.39, 4), (0.1, 0.8, 8), (0.1, 5.0, 16)],
 )
 def test_samples_are_reused_as_little_as_training_allows(training_s, rendering_s, times):
     assert stream.reuse(training_s, rendering_s) == times
