@@ -83,7 +83,7 @@ class Config:
         stage = bisect_right(list(ends), min(step, self.n_steps - 1))
         sizes, _ = self.sizes[stage]
         key = rng.sample_keys(self.seed, 0, [step])
-        return sizes[int(rng.integers(key, "size", len(sizes)))]
+        return sizes[rng.integers(key, "size", len(sizes)).item()]
 
 
 def read(path: Path | str) -> Config:
