@@ -52,7 +52,7 @@ class Epochs:
         rows = self.rows[rng.permuted(places, len(self.rows), self.config.seed, epoch)]
         raw = self.packs[size].gather(rows)
         ids = self.packs[size].index["id"][rows]
-        return raw | {"key": torch.as_tensor(rng.sample_keys(self.config.seed, epoch, ids))}
+        return raw | {"key": torch.from_numpy(rng.sample_keys(self.config.seed, epoch, ids))}
 
     def close(self) -> None:
         """There is nothing to close; a stream has processes to end."""

@@ -98,7 +98,7 @@ class Config:
         first = 0
         for sizes, steps in self.sizes:
             keys = rng.sample_keys(self.seed, 0, np.arange(first, first + steps))
-            which = np.asarray(rng.integers(keys, "size", len(sizes)))[:, 0]
+            which = rng.integers(keys, "size", len(sizes))[:, 0]
             turns[first : first + steps] = np.array(sizes)[which]
             first += steps
         return turns

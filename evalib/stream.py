@@ -190,7 +190,7 @@ class Belt:
         n = BLOCKS * self.n
         place = rng.permuted(place, n, self.seed, self._stream("round", number))
         keys = rng.sample_keys(self.seed, number, np.arange(LANES))
-        turn = np.asarray(rng.integers(keys, "turn", n))[:, 0]
+        turn = rng.integers(keys, "turn", n)[:, 0]
         block, i = np.divmod((place + turn[lane]) % n, self.n)
         return number, self.first(number), (block, lane, i)
 
@@ -208,7 +208,7 @@ class Belt:
             for name, x in self.arrays.items()
         }
         ids = self.ids[block, lane, i]
-        raw["key"] = torch.as_tensor(rng.sample_keys(self.seed, number, ids))
+        raw["key"] = torch.from_numpy(rng.sample_keys(self.seed, number, ids))
         return raw | {"row": torch.from_numpy(ids)}
 
     def ids_of(self, block: int) -> np.ndarray:
