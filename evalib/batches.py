@@ -121,7 +121,7 @@ class Batches:
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
         if self.way == "albumentations":
             return batch
-        return augmentation.apply(self.names, batch, keys=raw["key"])
+        return augmentation.apply(self.names, batch, keys=raw["key"].numpy())
 
     def _sample_by_sample(self, raw: Batch) -> Batch:
         transform = augmentation.albumentations(self.names)  # one a thread: it holds a draw
