@@ -6,7 +6,6 @@ places the model and handles precision; its loader, scheduler and `save_state` d
 exactly, so they are not used.
 """
 
-import itertools
 import math
 import warnings
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evalib import dataset, metrics, recipes, schedule, timing, unet
-from evalib.batches import Batches
+from evalib.batches import Batches, Epochs
 from evalib.config import OPTIMIZERS, Config, cores, precision
 from evalib.losses import Loss
+from evalib.stream import Stream
 
 
 class Learner:
@@ -32,13 +32,11 @@ class Learner:
     def __init__(
         self,
         config: Config,
-        packs_by_size: dict[int, dataset.Pack],
+        data: dict[int, dataset.Pack] | str,
         valid: dataset.Pack | None = None,
         device: str | None = None,
+        workers: int = 0,
     ) -> None:
-        missing = [size for size in config.all_sizes if size not in packs_by_size]
-        if missing:
-            raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
         cpu = device == "cpu" or not torch.cuda.is_available()
         mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
         # One a process, which refuses another device or precision than the run before had.
@@ -48,21 +46,14 @@ class Learner:
             raise ValueError("evalib trains in one process so far; start it without a launcher")
         self.device = self.accelerator.device
         self.config = config
-        packs = {size: packs_by_size[size] for size in config.all_sizes}
-        first = packs[config.all_sizes[0]]
-        self.batches = Batches(
-            packs,
-            first.split()["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            way=config.way,
-            device=self.device,
-        )
-        self.valid = valid or first
+        source, self.data = _source(config, data, workers)
+        self.batches = Batches(source, config, device=self.device)
+        if valid is None and isinstance(data, str):
+            raise ValueError("a stream keeps nothing to score: give `valid`, a pack to evaluate on")
+        self.valid = valid or data[config.all_sizes[0]]
         self.valid_rows = _validation(self.valid, config.n_valid)
-        self.data = {str(size): pack.fingerprint for size, pack in packs.items()}
         self.data["valid"] = self.valid.fingerprint
+        self.n_threads = min(1, workers) if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
@@ -79,10 +70,10 @@ class Learner:
         self.scores: list[float] = []  # of each evaluation so far
         self.sums: dict[str, Tensor | float] = {}  # of the losses since the last row
 
-    def to_come(self, workers: int = 0) -> Iterator[dict[str, Tensor]]:
+    def to_come(self) -> Iterator[dict[str, Tensor]]:
         """The batches of all steps that are left, as `train_step` takes them; close it at last."""
         steps = range(self.step, self.config.n_steps)
-        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), workers)
+        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), self.n_threads)
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
@@ -142,7 +133,7 @@ class Learner:
         Raises: FloatingPointError, as `log`."""
         self.refuse_nonfinite()
         predictor = unet.predictor(self.ema.module)
-        n = self.batches.size_of_batch(self.valid.size)
+        n = self.config.size_of_batch(self.valid.size)
         scores = {}
         with self.timer("evaluate"):
             for name, rows in self.valid_rows.items():
@@ -231,7 +222,7 @@ class Learner:
 
 def lr_range_test(
     config: Config,
-    packs_by_size: dict[int, dataset.Pack],
+    data: dict[int, dataset.Pack],
     *,
     low: float = 1e-5,
     high: float = 1.0,
@@ -244,7 +235,7 @@ def lr_range_test(
     loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
     Source: Smith 2017, Cyclical Learning Rates, section 3.3.
     """
-    learner = Learner(config, packs_by_size, device=device)
+    learner = Learner(config, data, device=device)
     size = config.all_sizes[0]
     batches = learner.batches.ahead((step, size) for step in range(n_steps))
     rates = np.geomspace(low, high, n_steps)
@@ -258,22 +249,24 @@ def lr_range_test(
     return rates[: len(losses)], np.array(losses)
 
 
+def _source(
+    config: Config, data: dict[int, dataset.Pack] | str, workers: int
+) -> tuple[Epochs | Stream, dict[str, str]]:
+    """Where samples come from, and what tells it from others."""
+    if isinstance(data, str):
+        fingerprint = f"{data}, rendered while training by version {dataset.VERSION}"
+        return Stream(data, config, workers=max(1, workers)), {"stream": fingerprint}
+    missing = [size for size in config.all_sizes if size not in data]
+    if missing:
+        raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
+    packs = {size: data[size] for size in config.all_sizes}
+    rows = packs[config.all_sizes[0]].split()["train"]
+    fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
+    return Epochs(packs, rows, config), fingerprints
+
+
 def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:
     """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
     rows = pack.split()
     names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
     return {name: rows[name][:n] for name in names}
-
-
-def speed(
-    config: Config, packs_by_size: dict[int, dataset.Pack], device: str | None = None
-) -> float:
-    """Training steps a second on this machine: two seconds of them for each turn of the sizes."""
-    learner = Learner(config, packs_by_size, device=device)
-    all_s = 0.0
-    for sizes, steps in config.sizes:
-        for size in sizes:
-            batches = learner.batches.ahead((step, size) for step in itertools.count())
-            per_s = timing.rate(lambda b=batches: learner.train_step(b, lr=config.lr))
-            all_s += steps / len(sizes) / per_s
-    return config.n_steps / all_s

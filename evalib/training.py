@@ -32,7 +32,7 @@ NO_MEMORY = re.compile("out of memory|can't allocate memory|CUDA error|CU[A-Z]+_
 
 def train(
     config: Config,
-    packs_by_size: dict[int, dataset.Pack],
+    data: dict[int, dataset.Pack] | str,
     run_dir: Path | str,
     *,
     valid: dataset.Pack | None = None,
@@ -47,12 +47,14 @@ def train(
     """Train until `config` is finished, the time budget is nearly spent, or somebody interrupts.
 
     Input:
-        packs_by_size:    a pack of the same samples for every size in `config.sizes`.
+        data:             {size: pack} of the same samples for every size in `config.sizes`, or
+                          the name of a tier that is rendered while it trains (`stream`).
         run_dir:          folder for checkpoints, metrics.csv, pictures and TensorBoard events.
         valid:            pack of the `evaluation` tier; None scores the training samples.
         drive_dir:        folder to which finished checkpoints are copied, and from which a
                           machine with an empty disk goes on.
-        workers:          threads that prepare batches ahead; no result depends on their number.
+        workers:          threads that prepare batches ahead, or processes that render a stream
+                          (at least one); no result depends on their number.
         checkpoint_every: time between checkpoints, as "10min" or seconds: the most that a killed
                           session loses. An epoch's end saves, too, if a tenth of it has passed.
         time_budget:      after which to save and return; "colab": what is left of its 12 hours.
@@ -70,7 +72,7 @@ def train(
     budget_s = math.inf if time_budget is None else timing.seconds(time_budget)
     run_dir = Path(run_dir)
     drive_dir = Path(drive_dir) if drive_dir else None
-    learner = Learner(config, packs_by_size, valid, device)
+    learner = Learner(config, data, valid, device, workers)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a resume may change it
         stack.enter_context(_repeating_exactly(learner.device))
@@ -82,7 +84,7 @@ def train(
         # smoothing=0: sizes take turns and evaluations fall between, so only a mean tells the rest
         shown = {"desc": run_dir.name, "disable": not progress, "mininterval": 2, "smoothing": 0}
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
-        batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
+        batches = stack.enter_context(contextlib.closing(learner.to_come()))
         stop = stack.enter_context(_stop_signals())
         first = learner.step
         picture = None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import dataset, learner, timing
+from evalib import dataset, timing, trial
 from evalib.config import Config
 
 
@@ -123,7 +123,7 @@ def test_the_speed_of_a_run_counts_each_size_as_often_as_it_occurs(
 
     monkeypatch.setattr(timing, "rate", rate)
     config = Config(sizes=(((32, 48, 48), 60), (48, 40)), batch_size=8)
-    speed = learner.speed(config, packs)
+    speed = trial.speed(config, packs)
     assert speed == pytest.approx(100 / (20 / 10 + 40 / 5 + 40 / 2)) and len(steps) == 4
 
 
