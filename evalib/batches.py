@@ -28,6 +28,7 @@ class Batches:
         batch_size: of the smallest pictures; more than there are rows means all rows.
         augment:    names of transforms, as `augment.ALL` has them.
         way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
+        rank, world: of a step's samples this process gets each `world`-th, from `rank` on.
     Raises: ValueError: no rows, or packs of different samples.
     """
 
@@ -41,6 +42,8 @@ class Batches:
         augment: tuple[str, ...] = (),
         way: str = "batch",
         device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.packs = packs
         self.rows = np.asarray(rows, dtype=np.int64)
@@ -59,11 +62,14 @@ class Batches:
         self.steps_per_epoch = len(self.rows) // self.batch_size
         self.seed = seed
         self.device = device
+        self.rank = rank
+        self.world = world
 
     def gather(self, step: int, size: int) -> Batch:
         """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        places = i * self.batch_size + np.arange(self.size_of_batch(size))
+        share = np.arange(self.rank, self.size_of_batch(size), self.world)
+        places = i * self.batch_size + share
         rows = self.rows[rng.permuted(places, len(self.rows), self.seed, epoch)]
         raw = self.packs[size].gather(rows)
         raw["key"] = rng.sample_keys(self.seed, epoch, self.packs[size].index["id"][rows])
