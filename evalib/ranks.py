@@ -32,11 +32,17 @@ def accelerator(device: str | None = None) -> Accelerator:
     """Bring the processes together, if there are others, each on its device: a GPU if there is one
     and `device` is not "cpu". Accelerate's state is one a process, and begins anew here."""
     cpu = device == "cpu" or not torch.cuda.is_available()
-    cpu = cpu or os.environ.get("ACCELERATE_USE_CPU") == "true"  # accelerate launch --cpu
+    cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"  # launched with --cpu
     mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
     AcceleratorState._reset_state(reset_partial_state=True)
     together = InitProcessGroupKwargs(timeout=PATIENCE)
     return Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[together])
+
+
+def leave() -> None:
+    """The end of what the processes do together; without it NCCL complains."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Ranks:
