@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
     what.add_argument("--config", type=Path, help="config.json of a run, for all that follows")
-    p.add_argument("--run", type=Path, help="folder of the run, local (default: output/runs/TIER)")
+    folder = "folder of the run, local (default: output/runs/TIER)"
+    p.add_argument("--run-dir", "--run", type=Path, help=folder)  # torchrun has a --run of its own
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
@@ -148,7 +149,7 @@ def train(args: argparse.Namespace) -> None:
     run = training.train(
         what,
         packs,
-        args.run or OUTPUT / "runs" / args.tier,
+        args.run_dir or OUTPUT / "runs" / args.tier,
         valid=dataset.build("evaluation", what.all_sizes[-1], limit=n_valid, root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,

@@ -213,7 +213,7 @@ def test_statistics_of_the_whole_batch_are_those_of_torch(monkeypatch):
 def test_a_killed_run_goes_on_in_two_processes_bit_for_bit_and_in_one(together, monkeypatch):
     run, config, log = together / "run", together / "config.json", together / "killed.txt"
     shutil.copy(together / "straight" / "config.json", config)
-    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run", run]
+    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run-dir", run]
     what += ["--packs", together / "packs", "--checkpoint-every", "0.05s"]
     with launched(accelerate(*what), log) as launcher:  # one process dies: no other goes on
         wait_for_step(launcher, run, 5, log)
