@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -9,10 +10,22 @@ from pathlib import Path
 from torch import nn
 
 from evalib import camera as cameras
-from evalib import config, dataset, manifest, metrics, recipes, runs, timing, training, weights
+from evalib import (
+    config,
+    dataset,
+    manifest,
+    metrics,
+    ranks,
+    recipes,
+    runs,
+    timing,
+    training,
+    weights,
+)
 from evalib.unet import predictor
 
 OUTPUT = Path("output")
+RANK = int(os.environ.get("RANK", 0))  # among the processes of a launcher; 0 prints for all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args.command(args)
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
-        print(f"evalib: {error}", file=sys.stderr)
+        who = f"evalib, process {RANK}" if RANK else "evalib"
+        print(f"{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # training handles its own; this is rendering, which goes on later
         return 130
@@ -43,12 +57,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
     _add_data(p)
 
-    p = add(train, "train; run again with the same folders, it goes on")
+    p = add(train, "train; run again with the same folders, it goes on; torchrun starts several")
     p.add_argument("tier")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
     what.add_argument("--config", type=Path, help="config.json of a run, for all that follows")
-    p.add_argument("--run", type=Path, help="folder of the run, local (default: output/runs/TIER)")
+    folder = "folder of the run, local (default: output/runs/TIER)"
+    p.add_argument("--run-dir", "--run", type=Path, help=folder)  # torchrun has a --run of its own
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
@@ -134,7 +149,7 @@ def train(args: argparse.Namespace) -> None:
     run = training.train(
         what,
         packs,
-        args.run or OUTPUT / "runs" / args.tier,
+        args.run_dir or OUTPUT / "runs" / args.tier,
         valid=dataset.build("evaluation", what.all_sizes[-1], limit=n_valid, root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,
@@ -142,7 +157,9 @@ def train(args: argparse.Namespace) -> None:
         time_budget=args.time_budget,
         take_over=args.take_over,
     )
-    print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
+    ranks.leave()
+    if not RANK:
+        print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
 
 
 def _config(args: argparse.Namespace) -> config.Config:

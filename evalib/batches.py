@@ -24,14 +24,24 @@ Batch = dict[str, Tensor]
 class Epochs:
     """Samples out of packs, shuffled anew in each epoch, which leaves out the rest batch.
 
-    Input: packs: {size: Pack}, the same samples in each. rows: to draw from.
+    Input:
+        packs: {size: Pack}, the same samples in each.
+        rows:  to draw from.
+        share: which samples of a step this one of several processes has.
     Raises: ValueError: no rows, or packs of different samples.
     """
 
-    def __init__(self, packs: dict[int, Pack], rows: np.ndarray, config: Config) -> None:
+    def __init__(
+        self,
+        packs: dict[int, Pack],
+        rows: np.ndarray,
+        config: Config,
+        share: slice = slice(None),
+    ) -> None:
         self.packs = packs
         self.rows = np.asarray(rows, dtype=np.int64)
         self.config = config
+        self.share = share
         if not len(self.rows):
             raise ValueError("no rows to draw from; a small tier has none in some subsets")
         first = next(iter(packs.values()))
@@ -43,12 +53,15 @@ class Epochs:
                 )
         self.steps_per_epoch = max(1, len(self.rows) // config.batch_size)
 
-    def take(self, step: int, size: int, share: slice) -> Batch:
+    def size_of_batch(self, size: int) -> int:
+        """Samples in a step of pictures of this size: all rows, where there are fewer."""
+        return min(self.config.size_of_batch(size), len(self.rows))
+
+    def take(self, step: int, size: int) -> Batch:
         """What `Pack.gather` has of the step's samples, and key (B,); of large pictures there are
         fewer, and the rest of their share waits an epoch."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        n = min(self.config.size_of_batch(size), len(self.rows))
-        places = (i * self.config.batch_size + np.arange(n))[share]
+        places = (i * self.config.batch_size + np.arange(self.size_of_batch(size)))[self.share]
         rows = self.rows[rng.permuted(places, len(self.rows), self.config.seed, epoch)]
         raw = self.packs[size].gather(rows)
         ids = self.packs[size].index["id"][rows]
@@ -65,29 +78,21 @@ class Batches:
         source: `Epochs` of packs, or a `Stream`: samples by the number of the step.
         config: its `augment`, and the `way`: "batch" augments the whole batch on `device`,
                 "albumentations" by sample, on the CPU.
-        rank:   this process, of `world`: it sees every world-th sample of each step.
     """
 
     def __init__(
-        self,
-        source: Epochs | Stream,
-        config: Config,
-        *,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
+        self, source: Epochs | Stream, config: Config, device: torch.device | str = "cpu"
     ) -> None:
         self.source = source
         self.steps_per_epoch = source.steps_per_epoch
         self.names = config.augment
         self.way = config.way
         self.device = torch.device(device)
-        self.share = slice(rank, None, world)
 
     def gather(self, step: int, size: int) -> Batch:
         """The step's samples in uint8 on the CPU: bg, fg_bg (B,S,S,3), mask, depth, bg_depth
         (B,S,S), row, key (B,)."""
-        raw = self.source.take(step, size, self.share)
+        raw = self.source.take(step, size)
         if self.way == "albumentations":
             raw = self._sample_by_sample(raw)
         if self.device.type == "cuda":  # only pinned memory is copied while the CPU goes on

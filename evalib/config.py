@@ -16,10 +16,10 @@ import torch
 from evalib import augment, recipes, rng, schedule
 from evalib.losses import Loss
 
-OPTIMIZERS = {
-    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay),
-    "adam": lambda p, lr, decay: torch.optim.Adam(p, lr=lr),
-    "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=decay),
+OPTIMIZERS = {  # of parameters, rate, weight decay, and `fused` as torch's have it
+    "adamw": lambda p, lr, decay, **how: torch.optim.AdamW(p, lr, weight_decay=decay, **how),
+    "adam": lambda p, lr, decay, **how: torch.optim.Adam(p, lr, **how),
+    "sgd": lambda p, lr, decay, **how: torch.optim.SGD(p, lr, 0.9, weight_decay=decay, **how),
 }
 
 BLOCKS, LANES = 8, 16  # a stream's window has so many blocks of so many backgrounds

@@ -31,24 +31,24 @@ STARTS = 3  # of a worker; one that ends too early was killed, by a system short
 class Stream:
     """The samples of all steps of `config`, from the training subset of a rendered tier.
 
-    Of `world` processes, `rank` renders and sees the lanes rank, rank + world and so on. Close it
-    at last.
-    Input: workers: processes that render; no result depends on their number.
+    Close it at last.
+    Input:
+        share:   which samples of a step, and so which lanes, this one of several processes has.
+        workers: processes that render; no result depends on their number.
     Raises: ValueError: the tier has another source, or processes cannot share the lanes evenly.
     """
 
     def __init__(
-        self, tier: str, config: Config, *, rank: int = 0, world: int = 1, workers: int = 1
+        self, tier: str, config: Config, share: slice = slice(None), *, workers: int = 1
     ) -> None:
         row = manifest.find(tier)
         if row.source not in WORKERS:
             raise ValueError(
                 f"{tier} has the source {row.source!r}; streamed can be: {', '.join(WORKERS)}"
             )
-        if LANES % world:
-            raise ValueError(f"{world} processes came; a stream needs 1, 2, 4, 8 or {LANES}")
-        lanes = np.arange(rank, LANES, world)
-        self.belts = {size: Belt(row, config, size, lanes) for size in config.all_sizes}
+        if LANES % (share.step or 1):
+            raise ValueError(f"{share.step} processes came; a stream needs 1, 2, 4, 8 or {LANES}")
+        self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
         self.steps_per_epoch = self.belts[config.all_sizes[0]].steps_per_round
         self.workers = [_Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
         self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
@@ -57,15 +57,18 @@ class Stream:
         self.closed = False
         self.error: Exception | None = None
 
-    def take(self, step: int, size: int, share: slice = slice(None)) -> dict[str, torch.Tensor]:
+    def size_of_batch(self, size: int) -> int:
+        """Samples in a step of pictures of this size."""
+        return self.belts[size].n_batch
+
+    def take(self, step: int, size: int) -> dict[str, torch.Tensor]:
         """The step's pictures in uint8 as `Pack.gather` has them, row (B,): their ids, key (B,).
 
         Waits until they are rendered. Steps go up, but for a few that are taken at a time.
-        Input: share: of the step's samples, what this rank sees.
         Raises: RuntimeError: they cannot be rendered.
         """
         belt = self.belts[size]
-        number, first, places = belt.places(step, share)
+        number, first, places = belt.places(step)
         with self.changed:
             self._start(step)
             belt.move_to(first)
@@ -142,10 +145,11 @@ class Belt:
     L lanes are this rank's; a lane of a block is one background and n samples of it.
     """
 
-    def __init__(self, tier: manifest.Tier, config: Config, size: int, lanes: np.ndarray) -> None:
+    def __init__(self, tier: manifest.Tier, config: Config, size: int, share: slice) -> None:
         self.size = size
         self.seed = config.seed
-        self.lanes = lanes  # (L,)
+        self.share = share
+        self.lanes = np.arange(LANES)[share]  # (L,)
         self.steps = np.flatnonzero(config.turns == size)  # those that see this size
         self.n_batch = config.size_of_batch(size)
         # fewer of large pictures, but never less than a batch
@@ -167,7 +171,7 @@ class Belt:
         self.samples = np.flatnonzero(trained)  # of any background, counted from its first
         # a round behind, which may still be read, and one ahead
         self.capacity = BLOCKS + 2 * self.stride
-        shape = (self.capacity, len(lanes), self.n)
+        shape = (self.capacity, len(self.lanes), self.n)
         self.ids = np.zeros(shape, np.int64)
         maps = (*shape, size, size)
         bg_maps = (*shape[:2], size, size)
@@ -179,12 +183,12 @@ class Belt:
             "depth": np.empty(maps, np.uint8),
         }
 
-    def places(self, step: int, share: slice) -> tuple[int, int, tuple[np.ndarray, ...]]:
+    def places(self, step: int) -> tuple[int, int, tuple[np.ndarray, ...]]:
         """The round a step is in, the first block of its window, and where its samples stand:
         block of the window, lane, number in the lane, each (B,)."""
         nth = int(np.searchsorted(self.steps, step))
         number, i = divmod(nth, self.steps_per_round)
-        place = (i * self.n_batch + np.arange(self.n_batch))[share]
+        place = (i * self.n_batch + np.arange(self.n_batch))[self.share]
         place, lane = np.divmod(place, LANES)
         # one shuffle for all lanes, each turned on by some way of its own: others meet every round
         n = BLOCKS * self.n

@@ -11,11 +11,11 @@ from evalib.config import Config
 SIZE = 32
 
 
-def of(packs, rows, batch_size, *, augment=(), way="batch", seed=0, **share):
+def of(packs, rows, batch_size, *, augment=(), way="batch", seed=0, share=slice(None)):
     """Batches of some rows of packs."""
     sizes = ((tuple(packs), 1),)
     config = Config(sizes=sizes, batch_size=batch_size, augment=augment, way=way, seed=seed)
-    return Batches(Epochs(packs, rows, config), config, **share)
+    return Batches(Epochs(packs, rows, config, share), config)
 
 
 def batch(batches, step, size=SIZE):
@@ -113,12 +113,12 @@ def test_a_batch_larger_than_all_rows_is_all_rows(pack):
 
 
 def test_processes_that_share_a_batch_see_the_same_samples_as_one(pack):
-    def new(**share):
-        return of({SIZE: pack}, np.arange(40), 8, augment=augment.ALL, **share)
+    def new(share=slice(None)):
+        return of({SIZE: pack}, np.arange(40), 8, augment=augment.ALL, share=share)
 
     whole = batch(new(), 2)
     for rank in range(2):
-        part = batch(new(rank=rank, world=2), 2)
+        part = batch(new(slice(rank, None, 2)), 2)
         assert equal(part, {k: v[rank::2] for k, v in whole.items()})
 
 

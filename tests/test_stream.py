@@ -28,9 +28,9 @@ def painter(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def read(config=CONFIG, first=0, tier=TIER, workers=1, threads=0, **share):
+def read(config=CONFIG, first=0, tier=TIER, workers=1, threads=0, share=slice(None)):
     """The batches of all steps from `first` on."""
-    batches = Batches(Stream(tier, config, workers=workers, **share), config, **share)
+    batches = Batches(Stream(tier, config, share, workers=workers), config)
     steps = [(step, config.size_at(step)) for step in range(first, config.n_steps)]
     return list(batches.ahead(steps, threads))
 
@@ -71,7 +71,7 @@ def test_every_sample_is_seen_as_often_as_the_config_says(reuse):
     belt = Stream(TIER, config).belts[16]
     seen = Counter()
     for step in range(320):  # a round is 8 steps
-        _, first, (block, lane, i) = belt.places(step, slice(None))
+        _, first, (block, lane, i) = belt.places(step)
         assert first <= min(first + block) and belt.needed_at(max(first + block)) <= step
         seen.update(zip((first + block).tolist(), lane.tolist(), i.tolist(), strict=True))
     last = belt.end - BLOCKS  # from here on blocks are still in the window
@@ -88,17 +88,17 @@ def test_a_step_sees_many_backgrounds():
 
 def test_processes_share_a_step_and_render_only_their_share():
     whole = read()
-    parts = [read(rank=rank, world=4) for rank in range(4)]
+    parts = [read(share=slice(rank, None, 4)) for rank in range(4)]
     for step, raw in enumerate(whole):
         for rank in range(4):
             assert same([{k: v[rank::4] for k, v in raw.items()}], [parts[rank][step]])
-    belts = [Stream(TIER, CONFIG, rank=rank, world=4).belts[16] for rank in range(4)]
+    belts = [Stream(TIER, CONFIG, slice(rank, None, 4)).belts[16] for rank in range(4)]
     assert all(belt.ids_of(3).shape == (LANES // 4, belt.n) for belt in belts)
 
 
 def test_three_processes_are_refused():
     with pytest.raises(ValueError, match="3 processes came; a stream needs 1, 2, 4, 8 or 16"):
-        Stream(TIER, CONFIG, world=3)
+        Stream(TIER, CONFIG, slice(0, None, 3))
 
 
 def test_a_tier_of_few_backgrounds_comes_round_with_other_samples():

@@ -14,13 +14,13 @@ from unittest.mock import patch
 import numba
 
 HERE = Path(__file__).resolve().parent
-scalar = numba.njit(nogil=True, error_model="numpy")
+scalar = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 def kernel(function: Callable) -> Callable:
     """Compile at the first call, or take what an earlier process compiled."""
     if FOLDER is None:
-        return scalar(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
     with patch.object(numba.config, "CACHE_DIR", str(FOLDER)):  # of our functions only
         return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
 
