@@ -1,26 +1,45 @@
 """A few steps that leave nothing behind: how fast is this machine, and how fast should it learn?"""
 
+import contextlib
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 
-from evalib import dataset, session, timing
+from evalib import dataset, session, stream, timing
 from evalib.config import Config
 from evalib.learner import Learner
 
 
-def speed(config: Config, packs_by_size: dict[int, dataset.Pack]) -> float:
-    """Training steps a second on this machine: two seconds of them for each turn of the sizes."""
-    learner = Learner(config, packs_by_size)
-    all_s = 0.0
-    with session.repeating_exactly(learner.device):  # as in `train`: the kernels take longer
-        for sizes, steps in config.sizes:
-            for size in sizes:
-                batches = learner.batches.ahead((step, size) for step in itertools.count())
-                per_s = timing.rate(lambda b=batches: learner.train_step(b, lr=config.lr))
-                all_s += steps / len(sizes) / per_s
-    return config.n_steps / all_s
+def pace(
+    config: Config,
+    data: dict[int, dataset.Pack] | str,
+    *,
+    valid: dataset.Pack | None = None,
+    workers: int = 1,
+) -> dict[str, float]:
+    """How fast this machine trains on packs or on a stream, from two seconds at each size.
+
+    Returns: per_s, steps a second; of a stream also reuse: the least with which training need not
+    wait for `workers` processes, or the most there is.
+    """
+    learner = Learner(config, data, valid, workers=workers)
+    batches = learner.batches
+    training_s = {}
+    exactly = session.repeating_exactly(learner.device)  # as `train` does, on slower kernels
+    with exactly, contextlib.closing(batches.source):
+        for size in config.all_sizes:
+            raw = batches.gather(int(np.flatnonzero(config.turns == size)[0]), size)
+            step = partial(learner.train_step, itertools.repeat(raw), lr=config.lr)
+            training_s[size] = 1 / timing.rate(step)
+    step_s = np.mean([training_s[size] for size in config.turns])
+    if not isinstance(data, str):
+        return {"per_s": float(1 / step_s)}
+    speeds = batches.source.speeds()
+    rendering_s = np.mean([config.size_of_batch(size) / speeds[size] for size in config.turns])
+    reuse = stream.reuse(step_s, rendering_s)
+    return {"per_s": float(1 / max(step_s, rendering_s / reuse)), "reuse": reuse}
 
 
 def lr_range_test(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import dataset, timing, trial
+from evalib import dataset, stream, timing, trial
 from evalib.config import Config
 
 
@@ -109,22 +109,39 @@ def test_on_cuda_a_rate_counts_what_was_queued_only_when_it_is_done(monkeypatch)
     assert timing.rate(call, seconds=2) == 1.0  # 4 calls in 4 seconds
 
 
-def test_the_speed_of_a_run_counts_each_size_as_often_as_it_occurs(
+def test_the_pace_of_a_run_counts_each_size_as_often_as_it_occurs(
     playground, tmp_path, monkeypatch
 ):
     packs = {32: playground}
     packs[48] = dataset.build("playground-24", 48, root=tmp_path, progress=False)
-    rates = iter([10.0, 5.0, 5.0, 2.0])
     steps = []
 
     def rate(call):
         steps.append(call())  # a real step
-        return next(rates)
+        return [10.0, 2.0][len(steps) - 1]
 
     monkeypatch.setattr(timing, "rate", rate)
     config = Config(sizes=(((32, 48, 48), 60), (48, 40)), batch_size=8)
-    speed = trial.speed(config, packs)
-    assert speed == pytest.approx(100 / (20 / 10 + 40 / 5 + 40 / 2)) and len(steps) == 4
+    n_small = (config.turns == 32).sum()
+    wanted = 100 / (n_small / 10 + (100 - n_small) / 2)
+    assert trial.pace(config, packs) == {"per_s": pytest.approx(wanted)} and len(steps) == 2
+
+
+@pytest.mark.parametrize(
+    "rendered_per_s, reuse, per_s", [(800.0, 1, 50.0), (150.0, 4, 50.0), (10.0, 16, 20.0)]
+)
+def test_the_pace_of_a_stream_is_that_of_the_slower_side(
+    playground, monkeypatch, rendered_per_s, reuse, per_s
+):
+    monkeypatch.setattr(timing, "rate", lambda call: 50.0)
+    monkeypatch.setattr(trial.Learner, "train_step", lambda *_, **__: None)
+    monkeypatch.setattr(stream.Stream, "take", lambda *_: {"key": torch.zeros(8)})
+    monkeypatch.setattr(stream.Stream, "speeds", lambda _: {32: rendered_per_s})
+    config = Config(sizes=((32, 60),), batch_size=8)
+    assert trial.pace(config, "wide-400k", valid=playground) == {
+        "per_s": pytest.approx(per_s),
+        "reuse": reuse,
+    }
 
 
 def test_the_speed_of_rendering_is_that_of_samples_not_of_calls(monkeypatch):

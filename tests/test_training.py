@@ -16,7 +16,17 @@ import torch
 from nbclient import NotebookClient
 from torch.optim.swa_utils import AveragedModel
 
-from evalib import checkpoint, dataset, ranks, runs, session, show, training, trial, weights
+from evalib import (
+    checkpoint,
+    dataset,
+    ranks,
+    runs,
+    session,
+    show,
+    training,
+    trial,
+    weights,
+)
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
