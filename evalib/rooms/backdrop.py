@@ -12,7 +12,7 @@ import numpy as np
 
 from evalib.rooms import places
 from evalib.rooms.builder import chance
-from evalib.rooms.kernels import kernel, scalar
+from evalib.rooms.kernels import kernel
 from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, raster, view
 from evalib.rooms.shadows import enclose, shadows
 from evalib.rooms.surfaces import SMOOTH, TABLES, clouds, surface
@@ -109,7 +109,7 @@ def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
                     out[y, x, 3 + i] = f(0)
 
 
-@scalar
+@kernel
 def _open(light, point):
     """Share of the sky's light that reaches a point near the floor, walls and furniture, .3..1."""
     x, y, z = point
@@ -129,7 +129,7 @@ def _open(light, point):
     return share
 
 
-@scalar
+@kernel
 def shade(light, s, sky):
     """Light off a surface, two (r, g, b): from all around times `sky`, the lamp's unshadowed."""
     point, normal, colour, glow = s

@@ -14,7 +14,7 @@ from evalib.rooms.rays import TUBE
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)  # 3 kB each
 def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Object `fg`, the same at every call: its parts; half width, height and half depth (3,) in m.
 

@@ -212,7 +212,7 @@ def raster(parts, first, end, frame, z, part):
     step = f(2.0 / frame.across)
     last = len(z) - 1
     at = grid(frame)
-    for p in range(first, end):
+    for p in range(end - 1, first - 1, -1):  # of equally near parts the first is seen
         kind = parts[p].kind
         bounds = parts[p].bounds
         left = max(0, int(np.floor((bounds[0] + f(1)) / step - f(0.5))) + frame.margin)
@@ -229,17 +229,23 @@ def raster(parts, first, end, frame, z, part):
             for x in range(left, right + 1):  # no branches: eight or more at a time
                 u = at[x]
                 near, far = span(kind, ox, oy, oz, ax * u + ex, ay * u + ey, az * u + ez)
-                hit = (near < far) & (near > f(NEAR_M)) & (near < z[y, x])
+                hit = (near < far) & (near > f(NEAR_M)) & (near <= z[y, x])
                 z[y, x] = near if hit else z[y, x]
                 part[y, x] = p if hit else part[y, x]
 
 
 @scalar
+def place_of(frame, index):
+    """Where the ray in a row or column stands, -1..1 from edge to edge of the picture."""
+    return (f(index - frame.margin) + f(0.5)) * f(2.0 / frame.across) - f(1)
+
+
+@scalar
 def grid(frame):
-    """(n,) float32: where rays stand, -1..1 from edge to edge of the picture."""
+    """(n,) float32: where all rays of a row stand."""
     at = np.empty(frame.n, np.float32)
     for i in range(frame.n):
-        at[i] = (f(i - frame.margin) + f(0.5)) * f(2.0 / frame.across) - f(1)
+        at[i] = place_of(frame, i)
     return at
 
 

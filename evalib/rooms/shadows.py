@@ -46,7 +46,7 @@ def opacity(shade, soft, point):
     return min(share, f(1)) if far > near else f(0)
 
 
-@scalar
+@kernel
 def lit(parts, shell, light, foot):
     """How much of the lamp reaches a thing on its `foot` past the parts from `shell` on."""
     total = f(0)
@@ -59,7 +59,7 @@ def lit(parts, shell, light, foot):
     return f(1) - total / f(len(HEIGHTS))
 
 
-@scalar
+@kernel
 def _points(frame, at, z, tile, points):
     """Fill (3, 64) with the points, m, that a tile's rays meet; at most a kilometre off."""
     side = frame.n // TILE

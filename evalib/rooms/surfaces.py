@@ -6,7 +6,7 @@ too fine for the distance between rays fades to its mean. Noise comes from table
 
 import numpy as np
 
-from evalib.rooms.kernels import scalar
+from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import BOX, TUBE, along_ray, clamp, dot, f, way_of
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
@@ -32,7 +32,7 @@ def _tables() -> np.ndarray:
 TABLES = _tables()
 
 
-@scalar
+@kernel
 def surface(part, frame, u, v, z, tables):
     """What the ray (u, v) meets at z m on a part: point, m, normal, colour and its own light."""
     ray = part.ray
