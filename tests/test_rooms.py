@@ -321,11 +321,14 @@ RENDER = (
     "from evalib import rooms; print(rooms.render([5], 16)['fg_bg'].sum(), 'torch' in sys.modules)"
 )
 # one kernel only, as all take ten seconds to compile
-AIM = """
-from evalib.rooms import kernels, objects, rays
-camera = rays.Pinhole.aim((0, 1, -3), 0, 0, 0, 1.0)
-seen = rays.view(objects.build(0, 3)[0], camera)
-print(kernels.FOLDER, hash(seen.tobytes()), sum(rays._aim.stats.cache_hits.values()), sep="|")
+MOVE = """
+import numpy as np
+from evalib.rooms import kernels, objects, staging
+parts = objects.build(0, 3)[0]
+one = np.ones(len(parts))
+staging._move(parts, np.arange(len(parts)), one.repeat(3).reshape(-1, 3), one, one > 0)
+hits = staging._move.stats.cache_hits
+print(kernels.FOLDER, hash(parts.tobytes()), sum(hits.values()), sep="|")
 """
 
 
@@ -349,14 +352,14 @@ def copied(tmp_path):
 
 
 def test_two_processes_that_compile_at_once_leave_a_third_nothing_to_do(copied, tmp_path):
-    pair = [start(AIM, copied, tmp_path) for _ in range(2)]
+    pair = [start(MOVE, copied, tmp_path) for _ in range(2)]
     one, other = (process.communicate()[0].split("|") for process in pair)
-    third = start(AIM, copied, tmp_path).communicate()[0].split("|")
+    third = start(MOVE, copied, tmp_path).communicate()[0].split("|")
     assert one[:2] == other[:2] == third[:2] and third[2] == "1\n"
     assert Path(one[0]).parent == copied / "rooms" / "__pycache__"
 
 
 def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(copied):
     (copied / "rooms" / "__pycache__").touch()  # a file, where a folder would be made
-    said = start(AIM, copied, "/dev/null").communicate()[0].split("|")
+    said = start(MOVE, copied, "/dev/null").communicate()[0].split("|")
     assert (said[0], said[2]) == ("None", "0\n")

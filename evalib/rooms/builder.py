@@ -8,7 +8,7 @@ from functools import partialmethod
 import numpy as np
 
 from evalib import rng
-from evalib.rooms.rays import BALL, BOX, PART, TUBE
+from evalib.rooms.rays import BALL, BOX, PART, TUBE, times
 from evalib.rooms.surfaces import TEXTURES
 
 
@@ -90,9 +90,9 @@ class Builder:
         kind, centre, half, turn, paint, frame, origin = map(np.array, zip(*self.rows, strict=True))
         parts = np.empty(len(kind), PART)
         parts["kind"] = kind
-        parts["centre"] = (frame * centre[:, None]).sum(2) + origin  # not `@`: its sums vary
+        parts["centre"] = times(frame, centre) + origin
         parts["half"] = np.maximum(half, 1e-3)
-        parts["turn"] = (frame[:, :, :, None] * turn[:, None]).sum(2)
+        parts["turn"] = times(frame[:, None], turn.swapaxes(1, 2)).swapaxes(1, 2)
         parts["paint"] = paint
         return parts
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from evalib.rooms.builder import Builder, about_y, paint
-from evalib.rooms.rays import TUBE
+from evalib.rooms.rays import TUBE, times
 
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
@@ -23,7 +23,7 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.nda
     s = Builder(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
     FAMILIES[(fg // 5) % 5](s)
     p = s.parts()
-    reach = (np.abs(p["turn"]) @ p["half"][:, :, None])[..., 0]
+    reach = times(np.abs(p["turn"]), p["half"])
     size = np.maximum(p["centre"] + reach, np.abs(p["centre"] - reach)).max(0)
     scale = min(1, limit / max(size[0], size[2]))
     p["centre"] *= scale

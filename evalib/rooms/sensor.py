@@ -20,7 +20,8 @@ LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
         49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99)  # fmt: skip
 CHROMA = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99,
           24, 26, 56, 99, 99, 99, 99, 99, 47, 66) + (99,) * 38  # fmt: skip
-QUALITY_50 = np.array([LUMA, CHROMA], float).reshape(2, 8, 8)
+LUMA = np.array(LUMA, float).reshape(8, 8)
+CHROMA = np.array(CHROMA, float).reshape(8, 8)
 _k = np.arange(8)[:, None]
 _cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
 COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
@@ -115,9 +116,9 @@ def jpeg(picture, quality):
     scale = 50 / quality if quality < 50 else 2 - quality / 50
     blue = _halved(blue)
     red = _halved(red)
-    _round_trip(luma, 0, scale)
-    _round_trip(blue, 1, scale)
-    _round_trip(red, 1, scale)
+    _round_trip(luma, LUMA, scale)
+    _round_trip(blue, CHROMA, scale)
+    _round_trip(red, CHROMA, scale)
     blue = _doubled(blue)
     red = _doubled(red)
     for y in range(n):
@@ -167,7 +168,7 @@ def _round_trip(plane, table, scale):
     step = np.empty((8, 8), np.float32)
     for i in range(8):
         for j in range(8):
-            step[i, j] = min(max(np.floor(QUALITY_50[table, i, j] * scale + 0.5), 1.0), 255.0)
+            step[i, j] = min(max(np.floor(table[i, j] * scale + 0.5), 1.0), 255.0)
     a = np.empty((8, 8), np.float32)
     b = np.empty((8, 8), np.float32)
     for top in range(0, len(plane), 8):
