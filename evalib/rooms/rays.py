@@ -225,19 +225,17 @@ def clamp(x, low, high):
 
 
 @scalar
-def way_of(frame, u, v):
-    """Of the ray (u, v) in the world, m for each metre along the camera's axis."""
-    a, b, c = frame.rays[1], frame.rays[2], frame.rays[3]
+def way_of(rays, u, v):
+    """Of the camera's ray (u, v), m of the world for each metre along its axis."""
     return (
-        c[0] + a[0] * u + b[0] * v,
-        c[1] + a[1] * u + b[1] * v,
-        c[2] + a[2] * u + b[2] * v,
+        rays[3, 0] + rays[1, 0] * u + rays[2, 0] * v,
+        rays[3, 1] + rays[1, 1] * u + rays[2, 1] * v,
+        rays[3, 2] + rays[1, 2] * u + rays[2, 2] * v,
     )
 
 
 @scalar
-def along_ray(frame, u, v, z):
-    """The point of the world, m, where the ray (u, v) is z m away."""
-    way = way_of(frame, u, v)
-    eye = frame.rays[0]
-    return z * way[0] + eye[0], z * way[1] + eye[1], z * way[2] + eye[2]
+def along_ray(rays, u, v, z):
+    """The point of the world, m, where the camera's ray (u, v) is z m away."""
+    x, y, far = way_of(rays, u, v)
+    return z * x + rays[0, 0], z * y + rays[0, 1], z * far + rays[0, 2]

@@ -13,14 +13,13 @@ from evalib.manifest import N_FG, N_PLACEMENTS
 from evalib.rooms.backdrop import backdrop, shade
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import clamp, f, place_of, raster
+from evalib.rooms.rays import clamp, f, grid, raster
 from evalib.rooms.sensor import develop, grain, settings
 from evalib.rooms.shadows import contact, lit, shadows
 from evalib.rooms.staging import cast, nobody
 from evalib.rooms.surfaces import TABLES, surface
 
 DEPTH_M = 10.0  # byte 255
-BYTES = f(255 / DEPTH_M)  # a metre
 TOGETHER = 64  # samples whose light is in memory
 SHAKE = np.array([-2, -1, -1, 0, 0, 1, 1, 2])  # halves of a pixel at 64 px
 
@@ -106,69 +105,75 @@ def _draw(drop, them, shift, change, tables, rows, light, mask, depth):
     dark = np.empty((frame.n, frame.n), np.float32)
     dim = np.empty((frame.n, frame.n), np.float32)
     reached = np.empty(len(them.at), np.float32)
-    rays = np.empty((4, 5), np.float32)
+    still = np.empty((2, 7, n, n), np.float32)  # as the camera stands, and shaken
+    known = False
     for i in range(len(rows)):
         first, end = them.first_part[i], them.first_part[i + 1]
         one, last = them.first_thing[i], them.first_thing[i + 1]
-        for y in range(frame.n):
-            for x in range(frame.n):
-                part[y, x] = -1
-                z[y, x] = drop.z[y, x]
+        _reset(drop.z, z, part)
         raster(them.parts, first, end, frame, z, part)
         shadows(them.parts, first, end, frame, drop.lamp, drop.z, drop.balls, dark)
         contact(them.at, them.reach, one, last, frame, drop.z, drop.balls, dim)
         for k in range(one, last):
             reached[k] = lit(drop.parts, drop.shell, drop.lamp, them.at[k])
-        for y in range(n):
-            top = 2 * y + shift[i, 1] + frame.margin
-            for x in range(n):
-                left = 2 * x + shift[i, 0] + frame.margin
-                depth[rows[i], y, x] = _still_depth(drop.z, top, left)
-                mask[rows[i], y, x] = 0
-                if not _touched(part, dark, dim, top, left):
-                    for c in range(3):
-                        ambient = _still(drop.light, top, left, c) * change[i, 0]
-                        direct = _still(drop.light, top, left, 3 + c) * change[i, 1]
-                        light[i, c, y, x] = ambient + direct
-                    continue
-                for corner in range(4):
-                    row = top + corner // 2
-                    column = left + corner % 2
-                    p = part[row, column]
-                    if p < 0:  # the place, perhaps in a shadow
-                        ambient = change[i, 0] * (f(1) - dim[row, column])
-                        direct = change[i, 1] * (f(1) - dark[row, column])
-                        for c in range(3):
-                            old = drop.light[row, column, c] * ambient
-                            rays[corner, c] = old + drop.light[row, column, 3 + c] * direct
-                        rays[corner, 3] = 0
-                        rays[corner, 4] = 0
-                        continue
-                    far = z[row, column]
-                    around, lamp = _light(drop, them.parts[p], row, column, far, tables)
-                    ambient = change[i, 0] * drop.exposure
-                    direct = reached[them.thing[p]] * (change[i, 1] * drop.exposure)
-                    for c in range(3):
-                        rays[corner, c] = around[c] * ambient + lamp[c] * direct
-                    rays[corner, 3] = 1
-                    rays[corner, 4] = far
-                for c in range(3):
-                    light[i, c, y, x] = _sum(rays, c) * f(0.25)
-                count = _sum(rays, 3)
-                if count >= 2:  # of a pixel's four rays meet an object
-                    byte = np.rint(min(_sum(rays, 4) / count * BYTES, f(255)))
-                    mask[rows[i], y, x] = 255
-                    depth[rows[i], y, x] = np.uint8(byte)
+        shaken = int(shift[i, 0] != 0 or shift[i, 1] != 0)
+        if shaken or not known:
+            _halve(drop.light, drop.z, frame.margin, shift[i], still[shaken])
+            known |= not shaken
+        out = light[i], mask[rows[i]], depth[rows[i]]
+        _expose(still[shaken], change[i], *out)
+        maps = part, z, dark, dim
+        _add(drop, them.parts, them.thing, reached, maps, shift[i], change[i], tables, *out)
 
 
 @kernel
-def _light(drop, part, row, column, z, tables):
-    """Light r, g, b off an object z m away, from all around and from the lamp, unshadowed."""
-    u = place_of(drop.frame, column)
-    v = -place_of(drop.frame, row)
-    s = surface(part, drop.frame, u, v, z, tables)
-    sky = f(0.5) + f(0.5) * clamp(s[0][1] / f(0.9), 0, 1)  # the floor hides half near the feet
-    return shade(drop.lamp, s, sky)
+def _add(drop, parts, thing, reached, maps, shift, change, tables, light, mask, depth):
+    """Draw what is new in a picture, and the shadows that it throws."""
+    part, z, dark, dim = maps
+    # out of their tuple once: each look into it counts references
+    place, lamp, rays, step = drop.light, drop.lamp, drop.frame.rays, drop.frame.step
+    at = grid(drop.frame)
+    sums = np.empty((4, 5), np.float32)
+    for y in range(len(mask)):
+        top = 2 * y + shift[1] + drop.frame.margin
+        for x in range(len(mask)):
+            left = 2 * x + shift[0] + drop.frame.margin
+            if not _touched(part, dark, dim, top, left):
+                continue
+            for corner in range(4):
+                v = top + corner // 2
+                u = left + corner % 2
+                p = part[v, u]
+                sums[corner, 3] = p >= 0
+                sums[corner, 4] = z[v, u] if p >= 0 else f(0)
+                if p >= 0:
+                    s = surface(parts[p], rays, step, at[u], -at[v], z[v, u], tables)
+                    # the floor hides half of the sky near the feet
+                    sky = f(0.5) + f(0.5) * clamp(s[0][1] / f(0.9), 0, 1)
+                    ambient, direct = shade(lamp, s, sky)
+                    of_sky = change[0] * drop.exposure
+                    of_lamp = reached[thing[p]] * (change[1] * drop.exposure)
+                else:
+                    ambient = place[v, u, 0], place[v, u, 1], place[v, u, 2]
+                    direct = place[v, u, 3], place[v, u, 4], place[v, u, 5]
+                    of_sky = change[0] * (f(1) - dim[v, u])
+                    of_lamp = change[1] * (f(1) - dark[v, u])
+                for c in range(3):
+                    sums[corner, c] = ambient[c] * of_sky + direct[c] * of_lamp
+            for c in range(3):
+                light[c, y, x] = _sum(sums, c) * f(0.25)
+            count = _sum(sums, 3)
+            if count >= 2:  # of a pixel's four rays meet an object
+                mask[y, x] = 255
+                depth[y, x] = np.uint8(np.rint(_byte(_sum(sums, 4) / count)))
+
+
+@kernel
+def _reset(place_z, z, part):
+    for y in range(len(z)):
+        for x in range(len(z)):
+            z[y, x] = place_z[y, x]
+            part[y, x] = -1
 
 
 @scalar
@@ -187,17 +192,36 @@ def _touched(part, dark, dim, top, left):
     return False
 
 
-@scalar
-def _still(maps, top, left, c):
-    """Mean over a pixel's four rays of channel c."""
-    one = maps[top, left, c] + maps[top + 1, left, c]
-    other = maps[top, left + 1, c] + maps[top + 1, left + 1, c]
-    return (one + other) * f(0.25)
+@kernel
+def _halve(light, z, margin, shift, still):
+    """Fill (7, S, S) with the empty place's light and depth byte, means of four rays each."""
+    for y in range(still.shape[1]):
+        top = 2 * y + shift[1] + margin
+        for x in range(still.shape[1]):
+            left = 2 * x + shift[0] + margin
+            for c in range(6):
+                one = light[top, left, c] + light[top + 1, left, c]
+                other = light[top, left + 1, c] + light[top + 1, left + 1, c]
+                still[c, y, x] = (one + other) * f(0.25)
+            one = _byte(z[top, left]) + _byte(z[top + 1, left])
+            other = _byte(z[top, left + 1]) + _byte(z[top + 1, left + 1])
+            still[6, y, x] = (one + other) * f(0.25)
 
 
 @scalar
-def _still_depth(z, top, left):
-    """Byte: 255 at 10 m or more."""
-    one = min(z[top, left] * BYTES, f(255)) + min(z[top + 1, left] * BYTES, f(255))
-    other = min(z[top, left + 1] * BYTES, f(255)) + min(z[top + 1, left + 1] * BYTES, f(255))
-    return np.uint8(np.rint((one + other) * f(0.25)))
+def _byte(z):
+    """Depth as it is stored, not rounded yet: 255 at 10 m or more."""
+    return min(z * f(255 / DEPTH_M), f(255))
+
+
+@kernel
+def _expose(still, change, light, mask, depth):
+    """Fill light (3, S, S), mask and depth (S, S) with the empty place in changed light."""
+    n = len(depth)
+    for y in range(n):
+        for c in range(3):
+            for x in range(n):
+                light[c, y, x] = still[c, y, x] * change[0] + still[3 + c, y, x] * change[1]
+        for x in range(n):
+            mask[y, x] = 0
+            depth[y, x] = np.uint8(np.rint(still[6, y, x]))

@@ -116,7 +116,8 @@ def _things(seed: int, place, fg: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     half width, height, half depth (k, 3) m."""
     limit = INDOORS_M if place.indoors else np.inf
     built = [objects.build(seed, i, limit) for i in fg.tolist()]
-    parts = np.concatenate([np.empty(0, PART)] + [parts for parts, _ in built])
+    rows = [np.empty(0)] + [parts.view("f8") for parts, _ in built]  # fast, as no field is touched
+    parts = np.concatenate(rows).view(PART)
     size = np.array([size for _, size in built]).reshape(-1, 3)
     return parts, np.repeat(np.arange(len(fg)), [len(parts) for parts, _ in built]), size
 
