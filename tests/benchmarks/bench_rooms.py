@@ -8,6 +8,7 @@ the ratio, as a machine is now faster, now slower. Rates are per second of CPU t
 
 import argparse
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -20,12 +21,10 @@ SIZES = (64, 128, 224)  # px
 N_BG = 8  # fresh backgrounds in a turn
 EACH = 32  # samples of each
 TURNS = 3
-# run by each code in a process of its own: sizes in, seconds of CPU time out
+# run by each code in a process of its own: what to render in, seconds of CPU time out
 CODE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-if "torch" in sys.modules or len(sys.argv) > 2:
-    import torch; torch.set_num_threads(1)
 import numpy as np
 from evalib import rooms
 def seconds(bgs, size, empty):
@@ -49,9 +48,12 @@ class Code:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        command = [sys.executable, "-c", CODE, str(folder)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CODE, str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout.readline() == "ready\n"
 
