@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib import dataset, metrics, ranks, recipes, schedule, session, timing, unet
+from evalib import dataset, metrics, recipes, schedule, session, timing, unet
 from evalib.average import Average
-from evalib.batches import Batches
+from evalib.batches import Batches, Epochs
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
+from evalib.ranks import Ranks, accelerator
+from evalib.stream import Stream
 
 
 class Learner:
@@ -28,35 +30,24 @@ class Learner:
     def __init__(
         self,
         config: Config,
-        packs_by_size: dict[int, dataset.Pack],
+        data: dict[int, dataset.Pack] | str,
         valid: dataset.Pack | None = None,
         device: str | None = None,
+        workers: int = 0,
     ) -> None:
-        missing = [size for size in config.all_sizes if size not in packs_by_size]
-        if missing:
-            raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
-        self.accelerator = ranks.accelerator(device)
-        self.ranks = ranks.Ranks()
+        self.accelerator = accelerator(device)
+        self.ranks = Ranks()
         self.device = self.accelerator.device
         self.config = config
-        packs = {size: packs_by_size[size] for size in config.all_sizes}
-        first = packs[config.all_sizes[0]]
-        self.batches = Batches(
-            packs,
-            first.split()["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            way=config.way,
-            device=self.device,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-        )
-        self.ranks.refuse_uneven({size: self.batches.size_of_batch(size) for size in packs})
-        self.valid = valid or first
+        source, self.data = _source(config, data, self.ranks.share, workers)
+        self.ranks.refuse_uneven({size: source.size_of_batch(size) for size in config.all_sizes})
+        self.batches = Batches(source, config, self.device)
+        if valid is None and isinstance(data, str):
+            raise ValueError("a stream keeps nothing to score: give `valid`, a pack to evaluate on")
+        self.valid = valid or data[config.all_sizes[0]]
         self.valid_rows = _validation(self.valid, config.n_valid)
-        self.data = {str(size): pack.fingerprint for size, pack in packs.items()}
         self.data["valid"] = self.valid.fingerprint
+        self.n_threads = min(1, workers) if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
@@ -78,10 +69,10 @@ class Learner:
         self.scores: list[float] = []  # of each evaluation so far
         self.sums: dict[str, Tensor | float] = {}  # of the losses since the last row
 
-    def to_come(self, workers: int = 0) -> Iterator[dict[str, Tensor]]:
+    def to_come(self) -> Iterator[dict[str, Tensor]]:
         """The batches of all steps that are left, as `train_step` takes them; close it at last."""
         steps = range(self.step, self.config.n_steps)
-        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), workers)
+        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), self.n_threads)
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
@@ -145,7 +136,7 @@ class Learner:
         Raises: FloatingPointError, as `log`."""
         self.refuse_nonfinite()
         predictor = unet.predictor(self.ema.module)
-        n = max(1, self.batches.size_of_batch(self.valid.size) // self.ranks.world)
+        n = max(1, self.config.size_of_batch(self.valid.size) // self.ranks.world)
         scores = {}
         with self.timer("evaluate"):
             for name, rows in self.valid_rows.items():
@@ -234,7 +225,7 @@ class Learner:
 
 def lr_range_test(
     config: Config,
-    packs_by_size: dict[int, dataset.Pack],
+    data: dict[int, dataset.Pack],
     *,
     low: float = 1e-5,
     high: float = 1.0,
@@ -247,7 +238,7 @@ def lr_range_test(
     loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
     Source: Smith 2017, Cyclical Learning Rates, section 3.3.
     """
-    learner = Learner(config, packs_by_size, device=device)
+    learner = Learner(config, data, device=device)
     size = config.all_sizes[0]
     batches = learner.batches.ahead((step, size) for step in range(n_steps))
     rates = np.geomspace(low, high, n_steps)
@@ -259,6 +250,22 @@ def lr_range_test(
         if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
             break
     return rates[: len(losses)], np.array(losses)
+
+
+def _source(
+    config: Config, data: dict[int, dataset.Pack] | str, share: slice, workers: int
+) -> tuple[Epochs | Stream, dict[str, str]]:
+    """Where samples come from, and what tells it from others."""
+    if isinstance(data, str):
+        fingerprint = f"{data}, rendered while training by version {dataset.VERSION}"
+        return Stream(data, config, share, workers=max(1, workers)), {"stream": fingerprint}
+    missing = [size for size in config.all_sizes if size not in data]
+    if missing:
+        raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
+    packs = {size: data[size] for size in config.all_sizes}
+    rows = packs[config.all_sizes[0]].split()["train"]
+    fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
+    return Epochs(packs, rows, config, share), fingerprints
 
 
 def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:

@@ -57,6 +57,7 @@ class Ranks:
         self.rank = dist.get_rank() if together else 0
         self.world = dist.get_world_size() if together else 1
         self.main = self.rank == 0
+        self.share = slice(self.rank, None, self.world)  # of the samples of a step
         # Beside NCCL's: through this one no decision has to wait for a GPU.
         self._group = dist.new_group(backend="gloo") if self.world > 1 else None
 

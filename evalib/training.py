@@ -29,7 +29,7 @@ Store = Callable[[str, bytes], None]  # of a checkpoint's name and bytes
 
 def train(
     config: Config,
-    packs_by_size: dict[int, dataset.Pack],
+    data: dict[int, dataset.Pack] | str,
     run_dir: Path | str,
     *,
     valid: dataset.Pack | None = None,
@@ -47,12 +47,14 @@ def train(
     Drive, and all stop after the same step, whichever of them was asked to.
 
     Input:
-        packs_by_size:    a pack of the same samples for every size in `config.sizes`.
+        data:             {size: pack} of the same samples for every size in `config.sizes`, or
+                          the name of a tier that is rendered while it trains (`stream`).
         run_dir:          folder for checkpoints, metrics.csv, pictures and TensorBoard events.
         valid:            pack of the `evaluation` tier; None scores the training samples.
         drive_dir:        folder to which finished checkpoints are copied, and from which a
                           machine with an empty disk goes on.
-        workers:          threads that prepare batches ahead; no result depends on their number.
+        workers:          threads that prepare batches ahead, or processes that render a stream
+                          (at least one); no result depends on their number.
         checkpoint_every: time between checkpoints, as "10min" or seconds: the most that a killed
                           session loses. An epoch's end saves, too, if a tenth of it has passed.
         time_budget:      after which to save and return; "colab": what is left of its 12 hours.
@@ -70,7 +72,7 @@ def train(
     budget_s = math.inf if time_budget is None else timing.seconds(time_budget)
     run_dir = Path(run_dir)
     drive_dir = Path(drive_dir) if drive_dir else None
-    learner = Learner(config, packs_by_size, valid, device)
+    learner = Learner(config, data, valid, device, workers)
     ranks = learner.ranks
     lease = drive.Lease(drive_dir or run_dir, take_over=take_over)
     with contextlib.ExitStack() as stack:
@@ -89,7 +91,7 @@ def train(
         # smoothing=0: sizes take turns and evaluations fall between, so only a mean tells the rest
         shown = {"desc": run_dir.name, "disable": not shows, "mininterval": 2, "smoothing": 0}
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
-        batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
+        batches = stack.enter_context(contextlib.closing(learner.to_come()))
         stop = stack.enter_context(session.stop_signals(launched=ranks.world > 1))
         first = learner.step
         picture = None

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from evalib import checkpoint, dataset, layers, learner, ranks, runs, session, training
-from evalib.batches import Batches
+from evalib.batches import Epochs
 from evalib.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,13 +159,13 @@ def together(tmp_path_factory):
 
 
 def test_each_sample_is_dealt_to_one_process(pack):
-    options = dict(batch_size=8, seed=3, augment=("flip",))
-    shares = [Batches({32: pack}, np.arange(40), **options, rank=r, world=2) for r in (0, 1)]
-    alone = Batches({32: pack}, np.arange(40), **options)
+    data = {32: pack}, np.arange(40), Config(sizes=((32, 1),), batch_size=8, seed=3)
+    shares = [Epochs(*data, slice(rank, None, 2)) for rank in (0, 1)]
+    alone = Epochs(*data)
     epoch = []
     for step in range(alone.steps_per_epoch):
-        rows = torch.cat([share.gather(step, 32)["row"] for share in shares])
-        assert set(rows.tolist()) == set(alone.gather(step, 32)["row"].tolist())
+        rows = torch.cat([share.take(step, 32)["row"] for share in shares])
+        assert set(rows.tolist()) == set(alone.take(step, 32)["row"].tolist())
         epoch += rows.tolist()
     assert sorted(epoch) == list(range(40))
 
