@@ -18,6 +18,7 @@ from evalib import (
     ranks,
     recipes,
     runs,
+    stream,
     timing,
     training,
     weights,
@@ -25,6 +26,7 @@ from evalib import (
 from evalib.unet import predictor
 
 OUTPUT = Path("output")
+STORED = 20_000  # samples of a tier: larger ones are not stored, but rendered while training
 RANK = int(os.environ.get("RANK", 0))  # among the processes of a launcher; 0 prints for all
 
 
@@ -78,7 +80,19 @@ def parser() -> argparse.ArgumentParser:
         help="sizes that take turns (default: 64 128)",
     )
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="threads that prepare batches ahead; of a large tier without --limit, which is "
+        "rendered while it trains, processes that render (at least 1)",
+    )
+    p.add_argument(
+        "--reuse",
+        type=int,
+        default=8,
+        help="how often a sample is seen that is rendered while training (default 8)",
+    )
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
     p.add_argument("--time-budget", metavar="TIME", help="save and stop after this; or: colab")
     p.add_argument("--take-over", action="store_true", help="although another session trains it")
@@ -140,15 +154,11 @@ def train(args: argparse.Namespace) -> None:
     what = _config(args)
     for time in filter(None, (args.checkpoint_every, args.time_budget)):
         timing.seconds(time)  # refused here, not after the data was rendered
-    packs = {
-        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
-        for size in what.all_sizes
-    }
     # subsets take turns in it: as many of each as are looked at while training
     n_valid = what.n_valid * len(manifest.find("evaluation").subsets)
     run = training.train(
         what,
-        packs,
+        _data(args, what),
         args.run_dir or OUTPUT / "runs" / args.tier,
         valid=dataset.build("evaluation", what.all_sizes[-1], limit=n_valid, root=args.packs),
         drive_dir=args.drive,
@@ -160,6 +170,17 @@ def train(args: argparse.Namespace) -> None:
     ranks.leave()
     if not RANK:
         print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
+
+
+def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pack] | str:
+    """The tier's packs, or its name: it is rendered while it trains."""
+    tier = manifest.find(args.tier)
+    if args.limit is None and tier.source in stream.WORKERS and tier.n_samples > STORED:
+        return args.tier
+    return {
+        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
+        for size in what.all_sizes
+    }
 
 
 def _config(args: argparse.Namespace) -> config.Config:
@@ -174,6 +195,7 @@ def _config(args: argparse.Namespace) -> config.Config:
         **recipes.recipe(args.recipe),
         sizes=((tuple(args.sizes), steps),),
         batch_size=args.batch_size,
+        reuse=args.reuse,
         seed=args.seed,
     )
 

@@ -8,6 +8,7 @@ that a write into a sparse memory map would be.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from evalib import checkpoint, manifest, rng, rooms
+from evalib import checkpoint, manifest, rng, rooms, timing
 from evalib.manifest import SUBSETS, index_of, sample_ids, subset_of
 
 VERSION = 2  # of the layout and of what rooms renders: raise it when either changes
@@ -238,3 +239,10 @@ def _check_bytes(path: Path, kind: str, needed: int, *, or_more: bool = False) -
     found = file.stat().st_size if file.is_file() else 0
     if found < needed or (found > needed and not or_more):
         raise ValueError(f"{file} has {found:,} bytes, needed: {needed:,}; {REMEDY}")
+
+
+def speed(tier: str, size: int) -> float:
+    """Samples of a tier that this machine renders in a second, measured for two."""
+    ids = np.sort(sample_ids(tier, 2000))  # in a pack, too, neighbours share a background
+    parts = itertools.cycle(np.array_split(ids, 100))
+    return len(ids) / 100 * timing.rate(lambda: rooms.render(next(parts), size))

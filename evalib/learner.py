@@ -223,35 +223,6 @@ class Learner:
         return score > max(self.scores, default=-math.inf)
 
 
-def lr_range_test(
-    config: Config,
-    data: dict[int, dataset.Pack],
-    *,
-    low: float = 1e-5,
-    high: float = 1.0,
-    n_steps: int = 100,
-    device: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raise the learning rate by a constant factor a step and watch the loss.
-
-    Returns: rates and losses (smoothed over about 10 steps), each (n,); it ends early once the
-    loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
-    Source: Smith 2017, Cyclical Learning Rates, section 3.3.
-    """
-    learner = Learner(config, data, device=device)
-    size = config.all_sizes[0]
-    batches = learner.batches.ahead((step, size) for step in range(n_steps))
-    rates = np.geomspace(low, high, n_steps)
-    losses = []
-    smooth = 0.0
-    for k, lr in enumerate(rates):
-        smooth = 0.9 * smooth + 0.1 * float(learner.train_step(batches, lr=float(lr)))
-        losses.append(smooth / (1 - 0.9 ** (k + 1)))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
-            break
-    return rates[: len(losses)], np.array(losses)
-
-
 def _source(
     config: Config, data: dict[int, dataset.Pack] | str, share: slice, workers: int
 ) -> tuple[Epochs | Stream, dict[str, str]]:

@@ -16,7 +16,17 @@ import torch
 from nbclient import NotebookClient
 from torch.optim.swa_utils import AveragedModel
 
-from evalib import checkpoint, dataset, learner, ranks, runs, session, show, training, weights
+from evalib import (
+    checkpoint,
+    dataset,
+    ranks,
+    runs,
+    session,
+    show,
+    training,
+    trial,
+    weights,
+)
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
@@ -590,7 +600,7 @@ def test_sizes_follow_each_other(playground, tmp_path):
 
 def test_the_range_test_raises_the_rate_and_ends_when_the_loss_explodes(playground):
     config = training.Config(**TINY | {"optimizer": "sgd"})
-    rates, losses = learner.lr_range_test(
+    rates, losses = trial.lr_range_test(
         config, {32: playground}, low=1e-4, high=1e3, n_steps=40, device="cpu"
     )
     assert len(rates) == len(losses) <= 40 and (np.diff(rates) > 0).all()
