@@ -8,14 +8,8 @@ Which samples a step sees follows from (config, step): a machine with an empty d
 window and goes on, bit for bit.
 """
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -23,9 +17,9 @@ import torch
 
 from evalib import manifest, rng
 from evalib.config import BLOCKS, LANES, REUSES, Config
+from evalib.worker import Worker
 
 WORKERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
-STARTS = 3  # of a worker; one that ends too early was killed, by a system short of memory perhaps
 
 
 class Stream:
@@ -50,7 +44,7 @@ class Stream:
             raise ValueError(f"{share.step} processes came; a stream needs 1, 2, 4, 8 or {LANES}")
         self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
         self.steps_per_epoch = self.belts[config.all_sizes[0]].steps_per_round
-        self.workers = [_Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
+        self.workers = [Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
         self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
         self.changed = threading.Condition()  # held by whoever looks at or changes what follows
         self.started = False
@@ -107,7 +101,7 @@ class Stream:
                 thread.daemon = True  # a program that forgets to close ends all the same
                 thread.start()
 
-    def _work(self, worker: "_Worker") -> None:
+    def _work(self, worker: Worker) -> None:
         """Render whatever is needed next."""
         try:
             while job := self._next_job():
@@ -231,10 +225,12 @@ class Belt:
             ids[lane] = bg * manifest.N_FG * manifest.N_PLACEMENTS + self.samples[which]
         return ids
 
-    def render(self, block: int, worker: "_Worker") -> None:
+    def render(self, block: int, worker: Worker) -> None:
+        ids = self.ids_of(block)
         at = block % self.capacity
-        self.ids[at] = self.ids_of(block)
-        worker.render(self.ids[at], self.size, [x[at] for x in self.arrays.values()])
+        self.ids[at] = ids
+        bg = ids[:, 0] // (manifest.N_FG * manifest.N_PLACEMENTS)
+        worker.render(bg, ids.ravel(), self.size, {name: x[at] for name, x in self.arrays.items()})
 
     def done(self, block: int, seconds: float) -> None:
         self.ready.add(block)
@@ -266,65 +262,6 @@ class Belt:
 
     def _stream(self, *what: object) -> int:
         return crc32(repr((self.size, *map(str, what))).encode())
-
-
-class _Worker:
-    """A process that renders, started when it is first asked, and again if it was killed."""
-
-    def __init__(self, module: str, seed: int) -> None:
-        self.module = module
-        self.seed = seed
-        self.process: subprocess.Popen | None = None
-        self.ended = False
-
-    def render(self, ids: np.ndarray, size: int, into: list[np.ndarray]) -> None:
-        """Render samples `ids` (L, n) and their L backgrounds into uint8 arrays, in the order of
-        `Belt.arrays`. Raises: RuntimeError: no worker stays alive; OSError: none can be started."""
-        bg = ids[:, 0] // (manifest.N_FG * manifest.N_PLACEMENTS)
-        asked = {"bg": bg.tolist(), "ids": ids.ravel().tolist(), "size": size, "seed": self.seed}
-        for _ in range(STARTS):
-            if self.ended:
-                return
-            if self.process is None:
-                self._start()
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(asked).encode() + b"\n")
-                self.process.stdin.flush()
-                if all(self.process.stdout.readinto(x.data.cast("B")) == x.nbytes for x in into):
-                    return
-            status = self.stop()
-        if not self.ended:
-            raise RuntimeError(
-                f"its process ended {STARTS} times (exit status {status}; what it said is above, "
-                "or where the notebook server writes). With little memory, try fewer workers"
-            )
-
-    def end(self) -> None:
-        """Called by another thread: give up what is being rendered."""
-        self.ended = True
-        if process := self.process:
-            process.kill()
-
-    def stop(self) -> int | None:
-        """End the process; its exit status."""
-        if self.process is None:
-            return None
-        self.process.kill()
-        with contextlib.suppress(BrokenPipeError), self.process:
-            pass  # closes the pipes and waits
-        status = self.process.returncode
-        self.process = None
-        return status
-
-    def _start(self) -> None:
-        path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", self.module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
-        )
 
 
 def reuse(training_s: float, rendering_s: float) -> int:

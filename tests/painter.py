@@ -1,6 +1,6 @@
-"""Stands in for the rooms in tests of streams: `python -m painter` answers as `evalib.rooms` does,
-in no time, with pictures whose every byte tells the number of the sample. What the environment
-variable PAINTER says goes wrong."""
+"""Stands in for the rooms in tests of streams: `python -m painter` answers as `python -m
+evalib.rooms` does, in no time, with pictures whose bytes tell the number of the sample. What the
+environment variable PAINTER says goes wrong."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from evalib.rooms.__main__ import serve
+from evalib.worker import serve
 
 
 def render_backgrounds(bg, size, *, seed):
