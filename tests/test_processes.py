@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalib import dataset, layers, learner, ranks, runs, session, training
+from evalib import dataset, layers, learner, ranks, runs, session, stream, training
 from evalib.batches import Epochs
 from evalib.config import Config
 
@@ -32,6 +32,7 @@ LOSSES = {
     # 32 px leave the second stage out, 96 px do not; one head is never used
     "parts": Config(sizes=(((32, 96), 6),), **SHORT | {"batch_size": 16, "depth_loss": ""}),
     "lean": Config(network="lean", mask_loss="", sizes=((32, 4),), **SHORT),
+    "stream": Config(sizes=((32, 8),), window=256, **SHORT),
 }
 
 
@@ -45,12 +46,14 @@ def packs(folder):
 @contextlib.contextmanager
 def float64():
     """So exact that in fifty steps rounding grows to nothing: in float32 it grows to 1e-2, as it
-    does in one process if one weight is changed by 1e-7."""
+    does in one process if one weight is changed by 1e-7. A stream's samples are painted."""
     weights, before = layers._weights, torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "_weights", lambda n, m: weights(n, m).astype(np.float64))
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr(ranks, "precision", lambda device: "no")
+        patch.setitem(stream.WORKERS, "rooms", "painter")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -64,12 +67,13 @@ def losses(folder):
     found = {}
     with float64():
         for name, config in LOSSES.items():
-            ours = learner.Learner(config, by_size, valid, device="cpu")
-            batches = ours.to_come()
+            data = "wide-400k" if name == "stream" else by_size
+            ours = learner.Learner(config, data, valid, device="cpu")
             rows = []
-            for _ in range(config.n_steps):
-                ours.train_step(batches)
-                rows.append({k: v for k, v in ours.log({}).items() if not k.endswith("_s")})
+            with contextlib.closing(ours.to_come()) as batches:
+                for _ in range(config.n_steps):
+                    ours.train_step(batches)
+                    rows.append({k: v for k, v in ours.log({}).items() if not k.endswith("_s")})
             found[name] = {"rows": rows, "scores": ours.evaluate()[0]}
     return found
 
