@@ -78,15 +78,12 @@ class Learner:
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
-        self.lr = self.rate() if lr is None else lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
         with self.timer("data"):
             raw = next(batches)
         with self.timer("transfer and augment"):
             batch = self.batches.prepare(raw)
-        self.model.train()
         with self.timer("forward"), self.accelerator.autocast():
+            self.model.train()
             out = self.model(batch["bg"], batch["fg_bg"])
         with self.timer("loss"):
             loss, parts = self.loss(out, batch)
@@ -94,6 +91,9 @@ class Learner:
             self.accelerator.backward(loss)
             self.ranks.average_gradients(self.network.parameters())
         with self.timer("step"):
+            self.lr = self.rate() if lr is None else lr
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
