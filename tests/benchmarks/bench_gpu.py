@@ -26,9 +26,7 @@ from unittest.mock import patch
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(ROOT))  # this evalib, not an installed one
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 
 import bench_resume
 import card
@@ -39,6 +37,7 @@ from evalib import config, dataset, learner, manifest, metrics, rooms, runs, tim
 
 Rows = list[dict[str, object]]
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300  # with a process of ours
 SMOKE = os.environ.get("EVALIB_SMOKE") == "1"
 CUDA = card.CUDA
