@@ -142,7 +142,8 @@ def onnx_way(
     fixed = {name: x.contiguous().numpy() for name, x in known.items() if name in names}
 
     def look(frame: Tensor) -> Maps:
-        return tuple(map(torch.from_numpy, session.run(None, {**fixed, "fg_bg": frame.numpy()})))
+        maps = session.run(None, fixed | {"fg_bg": frame.numpy()})
+        return tuple(torch.from_numpy(x).clamp(0, 1) for x in maps)  # 1 may be 1.0000001
 
     return look
 
