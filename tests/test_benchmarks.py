@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import bench_gpu
+import bench_quality
+import card
+import pytest
+
+from evalib import recipes
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,3 +45,26 @@ def test_a_part_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch, 
     assert "no such card" in parts["broken"]["failed"] and "broken" in parts["broken"]["failed"]
     assert parts["works"]["rows"] == [{"answer": 42}]
     assert "no such card" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", ["small", "lean", "resnet"])
+def test_a_step_costs_about_three_predictions(network):
+    forward = 2 * recipes.measure(network, 64)["multiply_adds"]
+    flops, n_bytes = card.cost(network, 64, "no")
+    assert 2.5 < flops / forward < 3.1  # gradients of weights and of inputs, but of the first
+    assert card.cost(network, 64, "fp16")[1] == n_bytes / 2 > 0
+
+
+def test_time_to_quality_lies_between_two_scores_and_may_not_exist():
+    history = [
+        {"forward_s": 1.0, "step_s": 1.0},
+        {"forward_s": 1.0, "step_s": 1.0, "quality_iou": 0.6, "evaluate_s": 9.0},
+        {"forward_s": 2.0, "step_s": 2.0, "quality_iou": 0.84, "checkpoint_s": 9.0},
+        {"forward_s": 1.0, "step_s": 1.0, "quality_iou": 0.8},
+    ]
+    curve = bench_quality.scores_of(history)
+    assert curve == [(4.0, 0.6), (8.0, 0.84), (10.0, 0.8)]
+    assert bench_quality.seconds_to(0.3, curve) == pytest.approx(2)
+    assert bench_quality.seconds_to(0.72, curve) == pytest.approx(6)
+    assert bench_quality.seconds_to(0.84, curve) == 8
+    assert bench_quality.seconds_to(0.85, curve) != bench_quality.seconds_to(0.85, curve)  # NaN
