@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -9,10 +10,24 @@ from pathlib import Path
 from torch import nn
 
 from evalib import camera as cameras
-from evalib import config, dataset, manifest, metrics, recipes, runs, timing, training, weights
+from evalib import (
+    config,
+    dataset,
+    manifest,
+    metrics,
+    ranks,
+    recipes,
+    runs,
+    stream,
+    timing,
+    training,
+    weights,
+)
 from evalib.unet import predictor
 
 OUTPUT = Path("output")
+STORED = 20_000  # samples of a tier: larger ones are not stored, but rendered while training
+RANK = int(os.environ.get("RANK", 0))  # among the processes of a launcher; 0 prints for all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args.command(args)
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
-        print(f"evalib: {error}", file=sys.stderr)
+        who = f"evalib, process {RANK}" if RANK else "evalib"
+        print(f"{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # training handles its own; this is rendering, which goes on later
         return 130
@@ -43,12 +59,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=64, help="pixels (default 64)")
     _add_data(p)
 
-    p = add(train, "train; run again with the same folders, it goes on")
+    p = add(train, "train; run again with the same folders, it goes on; torchrun starts several")
     p.add_argument("tier")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
     what.add_argument("--config", type=Path, help="config.json of a run, for all that follows")
-    p.add_argument("--run", type=Path, help="folder of the run, local (default: output/runs/TIER)")
+    folder = "folder of the run, local (default: output/runs/TIER)"
+    p.add_argument("--run-dir", "--run", type=Path, help=folder)  # torchrun has a --run of its own
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
@@ -63,7 +80,19 @@ def parser() -> argparse.ArgumentParser:
         help="sizes that take turns (default: 64 128)",
     )
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="threads that prepare batches ahead; of a large tier without --limit, which is "
+        "rendered while it trains, processes that render (at least 1)",
+    )
+    p.add_argument(
+        "--reuse",
+        type=int,
+        default=8,
+        help="how often a sample is seen that is rendered while training (default 8)",
+    )
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
     p.add_argument("--time-budget", metavar="TIME", help="save and stop after this; or: colab")
     p.add_argument("--take-over", action="store_true", help="although another session trains it")
@@ -125,16 +154,12 @@ def train(args: argparse.Namespace) -> None:
     what = _config(args)
     for time in filter(None, (args.checkpoint_every, args.time_budget)):
         timing.seconds(time)  # refused here, not after the data was rendered
-    packs = {
-        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
-        for size in what.all_sizes
-    }
     # subsets take turns in it: as many of each as are looked at while training
     n_valid = what.n_valid * len(manifest.find("evaluation").subsets)
     run = training.train(
         what,
-        packs,
-        args.run or OUTPUT / "runs" / args.tier,
+        _data(args, what),
+        args.run_dir or OUTPUT / "runs" / args.tier,
         valid=dataset.build("evaluation", what.all_sizes[-1], limit=n_valid, root=args.packs),
         drive_dir=args.drive,
         workers=args.workers,
@@ -142,7 +167,20 @@ def train(args: argparse.Namespace) -> None:
         time_budget=args.time_budget,
         take_over=args.take_over,
     )
-    print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
+    ranks.leave()
+    if not RANK:
+        print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
+
+
+def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pack] | str:
+    """The tier's packs, or its name: it is rendered while it trains."""
+    tier = manifest.find(args.tier)
+    if args.limit is None and tier.source in stream.WORKERS and tier.n_samples > STORED:
+        return args.tier
+    return {
+        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
+        for size in what.all_sizes
+    }
 
 
 def _config(args: argparse.Namespace) -> config.Config:
@@ -157,6 +195,7 @@ def _config(args: argparse.Namespace) -> config.Config:
         **recipes.recipe(args.recipe),
         sizes=((tuple(args.sizes), steps),),
         batch_size=args.batch_size,
+        reuse=args.reuse,
         seed=args.seed,
     )
 

@@ -1,7 +1,7 @@
-"""Batches out of packs: all about step k follows from (seed, k), nothing from what ran before.
+"""Batches: all about step k follows from (config, k), nothing from what ran before.
 
-One fancy index for a whole batch, one transfer, then augmentation on the device: much faster than
-worker processes, and no loader has a state to store or to restore.
+Out of packs, a batch is one fancy index: much faster than worker processes, and no loader has a
+state to store or to restore. One transfer, then augmentation on the device.
 """
 
 from collections import deque
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from evalib import augment as augmentation
 from evalib import rng
+from evalib.config import Config
 from evalib.dataset import Pack, floats
+from evalib.stream import Stream
 
 Batch = dict[str, Tensor]
 
 
-class Batches:
-    """What each step trains on: `prepare(gather(step, size))`, or `prepare` of each of `ahead`.
+class Epochs:
+    """Samples out of packs, shuffled anew in each epoch, which leaves out the rest batch.
 
     Input:
-        packs:      {size: Pack}, the same samples in each.
-        rows:       rows to draw from; each epoch shuffles them anew and leaves out the rest batch.
-        batch_size: of the smallest pictures; more than there are rows means all rows.
-        augment:    names of transforms, as `augment.ALL` has them.
-        way:        "batch": the whole batch on `device`; "albumentations": by sample, on the CPU.
+        packs: {size: Pack}, the same samples in each.
+        rows:  to draw from.
+        share: which samples of a step this one of several processes has.
     Raises: ValueError: no rows, or packs of different samples.
     """
 
@@ -35,17 +35,13 @@ class Batches:
         self,
         packs: dict[int, Pack],
         rows: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        augment: tuple[str, ...] = (),
-        way: str = "batch",
-        device: torch.device | str = "cpu",
+        config: Config,
+        share: slice = slice(None),
     ) -> None:
         self.packs = packs
         self.rows = np.asarray(rows, dtype=np.int64)
-        self.names = augment
-        self.way = way
+        self.config = config
+        self.share = share
         if not len(self.rows):
             raise ValueError("no rows to draw from; a small tier has none in some subsets")
         first = next(iter(packs.values()))
@@ -55,42 +51,74 @@ class Batches:
                     f"{pack.path} holds other samples than {first.path}; "
                     "build both from one tier with one limit"
                 )
-        self.batch_size = min(batch_size, len(self.rows))
-        self.steps_per_epoch = len(self.rows) // self.batch_size
-        self.seed = seed
-        self.device = device
-
-    def gather(self, step: int, size: int) -> Batch:
-        """The step's samples in uint8 on the CPU, as `Pack.gather` has them, and a `key` (B,)."""
-        epoch, i = divmod(step, self.steps_per_epoch)
-        places = i * self.batch_size + np.arange(self.size_of_batch(size))
-        rows = self.rows[rng.permuted(places, len(self.rows), self.seed, epoch)]
-        raw = self.packs[size].gather(rows)
-        raw["key"] = rng.sample_keys(self.seed, epoch, self.packs[size].index["id"][rows])
-        return self._sample_by_sample(raw) if self.way == "albumentations" else raw
+        self.steps_per_epoch = max(1, len(self.rows) // config.batch_size)
 
     def size_of_batch(self, size: int) -> int:
-        """Samples in a step: `batch_size` of the smallest pictures, of others as many as have the
-        same area, so that every step costs the same. The rest of their share waits an epoch."""
-        return max(1, round(self.batch_size * (min(self.packs) / size) ** 2))
+        """Samples in a step of pictures of this size: all rows, where there are fewer."""
+        return min(self.config.size_of_batch(size), len(self.rows))
+
+    def take(self, step: int, size: int) -> Batch:
+        """What `Pack.gather` has of the step's samples, and key (B,); of large pictures there are
+        fewer, and the rest of their share waits an epoch."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        places = (i * self.config.batch_size + np.arange(self.size_of_batch(size)))[self.share]
+        rows = self.rows[rng.permuted(places, len(self.rows), self.config.seed, epoch)]
+        raw = self.packs[size].gather(rows)
+        ids = self.packs[size].index["id"][rows]
+        return raw | {"key": torch.from_numpy(rng.sample_keys(self.config.seed, epoch, ids))}
+
+    def close(self) -> None:
+        """There is nothing to close; a stream has processes to end."""
+
+
+class Batches:
+    """What each step trains on: `prepare(gather(step, size))`, or `prepare` of each of `ahead`.
+
+    Input:
+        source: `Epochs` of packs, or a `Stream`: samples by the number of the step.
+        config: its `augment`, and the `way`: "batch" augments the whole batch on `device`,
+                "albumentations" by sample, on the CPU.
+    """
+
+    def __init__(
+        self, source: Epochs | Stream, config: Config, device: torch.device | str = "cpu"
+    ) -> None:
+        self.source = source
+        self.steps_per_epoch = source.steps_per_epoch
+        self.names = config.augment
+        self.way = config.way
+        self.device = torch.device(device)
+
+    def gather(self, step: int, size: int) -> Batch:
+        """The step's samples in uint8 on the CPU: bg, fg_bg (B,S,S,3), mask, depth, bg_depth
+        (B,S,S), row, key (B,)."""
+        raw = self.source.take(step, size)
+        if self.way == "albumentations":
+            raw = self._sample_by_sample(raw)
+        if self.device.type == "cuda":  # only pinned memory is copied while the CPU goes on
+            raw = {name: x.pin_memory() for name, x in raw.items()}
+        return raw
 
     def ahead(self, steps: Iterable[tuple[int, int]], workers: int = 0) -> Iterator[Batch]:
         """What `gather` gives for each (step, size), by `workers` threads: the same for any number
-        of them, as each step is gathered whole, from its number alone."""
-        if not workers:
-            yield from (self.gather(*step) for step in steps)
-            return
-        pool = ThreadPoolExecutor(workers)
+        of them, as each step is gathered whole, from its number alone. At last the source is
+        closed."""
+        pool = ThreadPoolExecutor(workers) if workers else None
         waiting = deque()
         try:
             for step in steps:
+                if pool is None:
+                    yield self.gather(*step)
+                    continue
                 waiting.append(pool.submit(self.gather, *step))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:  # the session may end before the steps do
-            pool.shutdown(cancel_futures=True)
+            self.source.close()
+            if pool:
+                pool.shutdown(cancel_futures=True)
 
     def prepare(self, raw: Batch) -> Batch:
         """bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1 on the device, row (B,):
@@ -98,7 +126,7 @@ class Batches:
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
         if self.way == "albumentations":
             return batch
-        return augmentation.apply(self.names, batch, keys=raw["key"])
+        return augmentation.apply(self.names, batch, keys=raw["key"].numpy())
 
     def _sample_by_sample(self, raw: Batch) -> Batch:
         transform = augmentation.albumentations(self.names)  # one a thread: it holds a draw

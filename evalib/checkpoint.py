@@ -23,6 +23,7 @@ import torch
 
 SESSION = uuid.uuid4().hex[:8]  # one life of a process; keeps two machines' names apart
 NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{10})-[0-9a-f]{8}-(?P<sha>[0-9a-f]{16})\.pt")
+NO_MEMORY = re.compile("(out of|allocate|enough) memory|CUDA error|CU[A-Z]+_STATUS")
 KEEP = 2  # of each kind: where the newest is torn, there is one to fall back on
 SETTLE_S = 1800.0  # Drive has been seen half an hour behind what it showed to the machine
 RETRY_S = (1.0, 3.0, 10.0)  # pauses before reading again from a Drive that did not answer
@@ -128,14 +129,19 @@ def load(path: Path) -> dict:
     except (OSError, ValueError):
         raise
     except Exception as error:  # torch raises many kinds, RuntimeError for its own lack of memory
-        of_torch = isinstance(error, RuntimeError) and "memory" in str(error)
-        if of_torch or isinstance(error, MemoryError):
+        if no_memory(error):
             raise MemoryError(
                 f"not enough memory to read {path}; the checkpoint is untouched. Free memory "
                 "(restart the kernel, close other programs) and run again"
             ) from error
         raise ValueError(f"not a readable checkpoint ({type(error).__name__})") from error
     return state
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether this is the machine's lack of memory; torch raises RuntimeError for it."""
+    of_torch = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(of_torch)
 
 
 def retried(action: Callable[[], Any]) -> Any:
@@ -168,8 +174,8 @@ def _all_sound(folders: list[Path], kind: str) -> Iterator:
         raise unread
 
 
-def _listed(folders: list[Path], kind: str) -> list[Path]:
-    """All files with a checkpoint's name, newest step first; `name (1).pt` does not match."""
+def _listed(folders: list[Path], kind: str = "") -> list[Path]:
+    """All files with a checkpoint's name (of a kind), newest step first; not `name (1).pt`."""
     found = []
     for folder in folders:
         with contextlib.suppress(FileNotFoundError):  # the one error that does mean "empty"
@@ -187,10 +193,11 @@ def _prune(path: Path, settle_s: float) -> None:
     """
     now = time.time()
     kind = NAME.fullmatch(path.name)["kind"]
-    oldest = min(map(_step, _listed([path.parent], "step")), default=math.inf)
+    found = _listed([path.parent])
+    oldest = min((_step(file) for file in found if file.name.startswith("step")), default=math.inf)
     standing = 0
-    for file in _listed([path.parent], kind):
-        if _step(file) > _step(path):
+    for file in found:
+        if not file.name.startswith(kind) or _step(file) > _step(path):
             continue
         if standing >= KEEP:
             _remove(file)

@@ -6,21 +6,24 @@ The precision is not among them: it follows from the machine, and a run may chan
 import json
 import os
 import re
-from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from evalib import augment, recipes, rng, schedule
 from evalib.losses import Loss
 
-OPTIMIZERS = {
-    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay),
-    "adam": lambda p, lr, decay: torch.optim.Adam(p, lr=lr),
-    "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=decay),
+OPTIMIZERS = {  # of parameters, rate, weight decay, and `fused` as torch's have it
+    "adamw": lambda p, lr, decay, **how: torch.optim.AdamW(p, lr, weight_decay=decay, **how),
+    "adam": lambda p, lr, decay, **how: torch.optim.Adam(p, lr, **how),
+    "sgd": lambda p, lr, decay, **how: torch.optim.SGD(p, lr, 0.9, weight_decay=decay, **how),
 }
+
+BLOCKS, LANES = 8, 16  # a stream's window has so many blocks of so many backgrounds
+REUSES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Config:
     # Stages of (pixels, steps); a tuple of sizes takes turns, as the step's number says.
     sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ((64, 1000),)
     batch_size: int = 64  # at the smallest size; of larger pictures as many as have the same area
+    reuse: int = 8  # how often a sample of a stream is seen before it is forgotten
+    window: int = 4096  # samples of a stream, of the smallest size, that are mixed at a time
     augment: tuple[str, ...] = augment.ALL
     way: str = "batch"  # of augmenting: whole batches on the device, or albumentations by sample
     ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
@@ -58,6 +63,11 @@ class Config:
         object.__setattr__(self, "augment", tuple(self.augment))
         if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
             raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
+        if self.reuse not in REUSES or self.window < BLOCKS * LANES:
+            raise ValueError(
+                f"reuse={self.reuse}, window={self.window}; needed: a reuse of one of {REUSES}, "
+                f"a window of {BLOCKS * LANES} or more"
+            )
         if self.evaluate_every % self.log_every:
             raise ValueError("evaluate_every is no multiple of log_every: scores are part of a row")
         # Unknown names are refused here, not after the data was rendered.
@@ -79,11 +89,24 @@ class Config:
 
     def size_at(self, step: int) -> int:
         """Pixels of the pictures at this step."""
-        ends = accumulate(steps for _, steps in self.sizes)
-        stage = bisect_right(list(ends), min(step, self.n_steps - 1))
-        sizes, _ = self.sizes[stage]
-        key = rng.sample_keys(self.seed, 0, [step])
-        return sizes[int(rng.integers(key, "size", len(sizes)))]
+        return int(self.turns[min(step, self.n_steps - 1)])
+
+    @cached_property
+    def turns(self) -> np.ndarray:
+        """(n_steps,) pixels of the pictures at each step."""
+        turns = np.empty(self.n_steps, np.int64)
+        first = 0
+        for sizes, steps in self.sizes:
+            keys = rng.sample_keys(self.seed, 0, np.arange(first, first + steps))
+            which = rng.integers(keys, "size", len(sizes))[:, 0]
+            turns[first : first + steps] = np.array(sizes)[which]
+            first += steps
+        return turns
+
+    def size_of_batch(self, size: int) -> int:
+        """Samples in a step: `batch_size` of the smallest pictures, of others as many as have the
+        same area, so that every step costs the same."""
+        return max(1, round(self.batch_size * (self.all_sizes[0] / size) ** 2))
 
 
 def read(path: Path | str) -> Config:
@@ -127,3 +150,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+torch.set_num_threads(threads())  # once, before torch starts any

@@ -207,27 +207,30 @@ class Lease:
         self.path.write_text(json.dumps(lease) + "\n", encoding="utf-8")
 
 
+def mounted(root: Path) -> bool:
+    """Whether Drive is at `root`, one of ROOTS. On Colab it or the folder above must be a mount
+    point, too: while Drive was gone, something may have made the same path."""
+    if not COLAB.exists():
+        return root.is_dir()
+    return root.is_dir() and (os.path.ismount(root) or os.path.ismount(root.parent))
+
+
 def _make(folder: Path) -> None:
     """Make the folder of a run, but none on the local disk that only looks like Drive.
 
-    A path of Drive is known by one of ROOTS in it, which must be there. On Colab it or the folder
-    above must be a mount point, too: while Drive was gone, something may have made the same path.
-    Any other is an ordinary folder, and made with its parents.
+    A path of Drive is known by one of ROOTS in it, which must be `mounted`. Any other is an
+    ordinary folder, and made with its parents.
     """
     folder = folder.absolute()
     roots = [place for place in (folder, *folder.parents) if place.name in ROOTS]
-    if roots:
+    if roots and not mounted(roots[-1]):
         root = roots[-1]
-        why = "is missing"
-        mounted = root.is_dir()
-        if mounted and COLAB.exists():
-            why = "is on the local disk: move it away, it is lost with this machine"
-            mounted = os.path.ismount(root) or os.path.ismount(root.parent)
-        if not mounted:
-            raise ValueError(
-                f"{folder} is on Drive, and Drive is not mounted ({root} {why}). Mount it, as the "
-                "setup cell does, and run this again; or take a folder elsewhere"
-            )
+        here = "is on the local disk: move it away, it is lost with this machine"
+        why = here if root.is_dir() else "is missing"
+        raise ValueError(
+            f"{folder} is on Drive, and Drive is not mounted ({root} {why}). Mount it, as the "
+            "setup cell does, and run this again; or take a folder elsewhere"
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -7,21 +7,20 @@ exactly, so they are not used.
 """
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evalib import dataset, metrics, recipes, schedule, timing, unet
-from evalib.batches import Batches
-from evalib.config import OPTIMIZERS, Config, cores, precision
+from evalib import dataset, metrics, recipes, schedule, session, timing, unet
+from evalib.average import Average
+from evalib.batches import Batches, Epochs
+from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
+from evalib.ranks import Ranks, accelerator
+from evalib.stream import Stream
 
 
 class Learner:
@@ -31,46 +30,38 @@ class Learner:
     def __init__(
         self,
         config: Config,
-        packs_by_size: dict[int, dataset.Pack],
+        data: dict[int, dataset.Pack] | str,
         valid: dataset.Pack | None = None,
         device: str | None = None,
+        workers: int = 0,
     ) -> None:
-        missing = [size for size in config.all_sizes if size not in packs_by_size]
-        if missing:
-            raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
-        cpu = device == "cpu" or not torch.cuda.is_available()
-        mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
-        # One a process, which refuses another device or precision than the run before had.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
-        if self.accelerator.num_processes > 1:
-            raise ValueError("evalib trains in one process so far; start it without a launcher")
+        self.accelerator = accelerator(device)
+        self.ranks = Ranks()
         self.device = self.accelerator.device
         self.config = config
-        packs = {size: packs_by_size[size] for size in config.all_sizes}
-        first = packs[config.all_sizes[0]]
-        self.batches = Batches(
-            packs,
-            first.split()["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            way=config.way,
-            device=self.device,
-        )
-        self.valid = valid or first
+        source, self.data = _source(config, data, self.ranks.share, workers)
+        self.ranks.refuse_uneven({size: source.size_of_batch(size) for size in config.all_sizes})
+        self.batches = Batches(source, config, self.device)
+        if valid is None and isinstance(data, str):
+            raise ValueError("a stream keeps nothing to score: give `valid`, a pack to evaluate on")
+        self.valid = valid or data[config.all_sizes[0]]
         self.valid_rows = _validation(self.valid, config.n_valid)
-        self.data = {str(size): pack.fingerprint for size, pack in packs.items()}
         self.data["valid"] = self.valid.fingerprint
+        self.n_threads = min(1, workers) if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
-        # Copied before `prepare`, which wraps `forward` for mixed precision.
-        average = get_ema_multi_avg_fn(config.ema)
-        self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+        # Copied before it is prepared, which wraps `forward` for mixed precision.
+        self.ema = Average(self.network, config.ema)
+        self.ranks.share_statistics(self.network)
         parameters = self.network.parameters()
-        optimizer = OPTIMIZERS[config.optimizer](parameters, config.lr, config.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        self.fused = True if self.device.type == "cuda" else None  # one kernel for all parameters
+        optimizer = OPTIMIZERS[config.optimizer](
+            parameters, config.lr, config.weight_decay, fused=self.fused
+        )
+        # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
+        self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.loss = Loss(config.mask_loss, config.depth_loss)
         self.timer = timing.Timer()
         self.step = 0
@@ -78,10 +69,10 @@ class Learner:
         self.scores: list[float] = []  # of each evaluation so far
         self.sums: dict[str, Tensor | float] = {}  # of the losses since the last row
 
-    def to_come(self, workers: int = 0) -> Iterator[dict[str, Tensor]]:
+    def to_come(self) -> Iterator[dict[str, Tensor]]:
         """The batches of all steps that are left, as `train_step` takes them; close it at last."""
         steps = range(self.step, self.config.n_steps)
-        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), workers)
+        return self.batches.ahead(((k, self.config.size_at(k)) for k in steps), self.n_threads)
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
@@ -99,16 +90,20 @@ class Learner:
             loss, parts = self.loss(out, batch)
         with self.timer("backward"):
             self.accelerator.backward(loss)
+            self.ranks.average_gradients(self.network.parameters())
         with self.timer("step"):
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.ema.update_parameters(self.network)
         self.step += 1
-        for name, value in {"loss": loss, **parts, "n": torch.ones(())}.items():
-            # on the device: reading a value would wait for it
-            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
-        return loss.detach()
+        with self.timer("log"):  # on the device: reading a value would wait for it
+            parts = {"loss": loss.detach(), **parts}
+            values = self.ranks.mean(torch.stack(list(parts.values())).double())
+            for name, value in zip(parts, values, strict=True):
+                self.sums[name] = self.sums.get(name, 0) + value
+            self.sums["n"] = self.sums.get("n", 0) + 1
+        return values[0]
 
     def rate(self) -> float:
         """The learning rate of the step to come."""
@@ -141,12 +136,14 @@ class Learner:
         Raises: FloatingPointError, as `log`."""
         self.refuse_nonfinite()
         predictor = unet.predictor(self.ema.module)
-        n = self.batches.size_of_batch(self.valid.size)
+        n = max(1, self.config.size_of_batch(self.valid.size) // self.ranks.world)
         scores = {}
         with self.timer("evaluate"):
             for name, rows in self.valid_rows.items():
-                batches = self.valid.batches(rows, n, self.device)
-                summary = metrics.summary(metrics.evaluate(predictor, batches))
+                share = rows[self.ranks.rank :: self.ranks.world]
+                batches = self.valid.batches(share, n, self.device)
+                columns = metrics.evaluate(predictor, batches) if len(share) else {}
+                summary = metrics.summary(metrics.joined(self.ranks.each(columns)))
                 for key in ("iou", "depth_rmse", "fg_depth_rmse"):
                     scores[f"{name}_{key}"] = summary[key]
             names = list(self.valid_rows)
@@ -175,10 +172,12 @@ class Learner:
             "config": asdict(self.config),
             "data": self.data,
             "threads": torch.get_num_threads(),
+            "processes": self.ranks.world,
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`, in as many threads as it began with: sums depend on their number.
+        """Go on from `state`, in as many threads as it began with: sums depend on their number. In
+        another number of processes no result but rounding changes; that is told.
 
         Raises: ValueError, naming what is of another config or data; RuntimeError: it is of another
         network of this name, or memory is short. The learner is of no use then.
@@ -193,6 +192,8 @@ class Learner:
             )
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.fused  # as this device has it
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler:  # a T4's run may go on without fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -201,13 +202,7 @@ class Learner:
         self.scores = [row["score"] for row in self.history if "score" in row]
         self.sums = state["sums"]
         n_threads = state.get("threads", torch.get_num_threads())
-        if n_threads > cores():
-            warnings.warn(
-                f"the run began with {n_threads} threads and goes on with {cores()}, as many as "
-                "this machine has cores: from here on its last bits differ",
-                stacklevel=2,
-            )
-        torch.set_num_threads(min(n_threads, cores()))
+        session.go_on_as(n_threads, state.get("processes", 1), self.ranks)
 
     def refuse_nonfinite(self) -> None:
         """Raises: FloatingPointError: a weight is not finite. Waits for the device once."""
@@ -228,33 +223,20 @@ class Learner:
         return score > max(self.scores, default=-math.inf)
 
 
-def lr_range_test(
-    config: Config,
-    packs_by_size: dict[int, dataset.Pack],
-    *,
-    low: float = 1e-5,
-    high: float = 1.0,
-    n_steps: int = 100,
-    device: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raise the learning rate by a constant factor a step and watch the loss.
-
-    Returns: rates and losses (smoothed over about 10 steps), each (n,); it ends early once the
-    loss is four times its best. Take a rate where the loss still falls steeply, not its lowest.
-    Source: Smith 2017, Cyclical Learning Rates, section 3.3.
-    """
-    learner = Learner(config, packs_by_size, device=device)
-    size = config.all_sizes[0]
-    batches = learner.batches.ahead((step, size) for step in range(n_steps))
-    rates = np.geomspace(low, high, n_steps)
-    losses = []
-    smooth = 0.0
-    for k, lr in enumerate(rates):
-        smooth = 0.9 * smooth + 0.1 * float(learner.train_step(batches, lr=float(lr)))
-        losses.append(smooth / (1 - 0.9 ** (k + 1)))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
-            break
-    return rates[: len(losses)], np.array(losses)
+def _source(
+    config: Config, data: dict[int, dataset.Pack] | str, share: slice, workers: int
+) -> tuple[Epochs | Stream, dict[str, str]]:
+    """Where samples come from, and what tells it from others."""
+    if isinstance(data, str):
+        fingerprint = f"{data}, rendered while training by version {dataset.VERSION}"
+        return Stream(data, config, share, workers=max(1, workers)), {"stream": fingerprint}
+    missing = [size for size in config.all_sizes if size not in data]
+    if missing:
+        raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
+    packs = {size: data[size] for size in config.all_sizes}
+    rows = packs[config.all_sizes[0]].split()["train"]
+    fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
+    return Epochs(packs, rows, config, share), fingerprints
 
 
 def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:

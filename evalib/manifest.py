@@ -78,6 +78,7 @@ def index_of(ids: np.ndarray) -> np.ndarray:
     index["id"] = ids
     pair, index["placement"] = np.divmod(ids, N_PLACEMENTS)
     index["bg"], index["fg"] = np.divmod(pair, N_FG)
+    index["fg"] += N_FG * (index["bg"] // N_BG)
     return index
 
 

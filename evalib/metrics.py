@@ -145,6 +145,12 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
     return {name: torch.cat([line[name] for line in lines]).cpu().numpy() for name in lines[0]}
 
 
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The columns of several `evaluate` as those of one; {} is a part without images."""
+    parts = [columns for columns in parts if columns]
+    return {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]}
+
+
 def protocol(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of `evaluate` as tables report them: iou, dice, boundary_f of masks of at least
     LARGE of the picture, iou_small of smaller ones, and false_area, what is claimed of a picture

@@ -210,14 +210,19 @@ def ranking(scores: dict[str, Sequence[float]], x_label: str, title: str) -> Fig
     return _done(figure)
 
 
-def time_shares(seconds: dict[str, float], title: str) -> Figure:
-    """Where the time goes: seconds of each block as a share of their sum, largest first."""
+def time_bar(history: list[dict], title: str) -> Figure:
+    """Where the time of a run went, from the columns `*_s` of its logged rows: the share of each
+    block, largest on top, and its seconds."""
+    columns = {name for row in history for name in row if name.endswith("_s")}
+    seconds = {name[:-2]: sum(row.get(name, 0) for row in history) for name in columns}
     names = sorted(seconds, key=seconds.get)
     total = sum(seconds.values())
+    shares = [100 * seconds[name] / total for name in names]
     figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.3 * len(names)))
-    bars = axes.barh(names, [100 * seconds[name] / total for name in names], color="#bcd0e5")
-    axes.bar_label(bars, [f" {seconds[name]:.1f} s" for name in names])
-    axes.set(xlabel="share of the time, %", title=title, xlim=(0, 108))
+    bars = axes.barh(names, shares, color="#bcd0e5")
+    labels = [f" {s:.1f} %, {seconds[n]:.1f} s" for n, s in zip(names, shares, strict=True)]
+    axes.bar_label(bars, labels)
+    axes.set(xlabel="share of the time, %", title=title, xlim=(0, 125), xticks=range(0, 101, 20))
     return _done(figure)
 
 

@@ -10,7 +10,7 @@ import platform
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -38,6 +38,26 @@ def text(seconds: float) -> str:
     """A time as people say it, to two digits: 45 s, 10 min, 1.5 h."""
     unit, size = next((u for u in (("h", 3600), ("min", 60)) if seconds >= u[1]), ("s", 1))
     return f"{seconds / size:.2g} {unit}"
+
+
+def rate(call: Callable[[], object], seconds: float = 2.0) -> float:
+    """How often a second this machine makes a call; the first one, which warms up, is left out."""
+    call()
+    n = 0
+    start = time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        call()
+        n += 1
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # the last calls are only queued
+    return n / (time.perf_counter() - start)
+
+
+def affordable(rate: float, minutes: float, *, least: int, most: int) -> int:
+    """How many things fit into `minutes` at `rate` a second: `least` to `most`, in two digits."""
+    n = int(60 * minutes * rate)
+    n -= n % 10 ** max(0, len(str(n)) - 2)
+    return min(max(n, least), most)
 
 
 class Timer:

@@ -7,14 +7,12 @@ when to log, evaluate and save, when to stop, and where to go on from.
 
 import contextlib
 import math
-import re
 import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,17 +20,16 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from evalib import checkpoint, dataset, drive, runs, timing, weights
+from evalib import checkpoint, dataset, drive, runs, session, timing, weights
 from evalib.config import Config
 from evalib.learner import Learner
 
 Store = Callable[[str, bytes], None]  # of a checkpoint's name and bytes
-NO_MEMORY = re.compile("out of memory|can't allocate memory|CUDA error|CU[A-Z]+_STATUS")
 
 
 def train(
     config: Config,
-    packs_by_size: dict[int, dataset.Pack],
+    data: dict[int, dataset.Pack] | str,
     run_dir: Path | str,
     *,
     valid: dataset.Pack | None = None,
@@ -46,13 +43,18 @@ def train(
 ) -> runs.Run:
     """Train until `config` is finished, the time budget is nearly spent, or somebody interrupts.
 
+    Of several processes (`ranks`) all call it; the main one alone writes files, prints and asks
+    Drive, and all stop after the same step, whichever of them was asked to.
+
     Input:
-        packs_by_size:    a pack of the same samples for every size in `config.sizes`.
+        data:             {size: pack} of the same samples for every size in `config.sizes`, or
+                          the name of a tier that is rendered while it trains (`stream`).
         run_dir:          folder for checkpoints, metrics.csv, pictures and TensorBoard events.
         valid:            pack of the `evaluation` tier; None scores the training samples.
         drive_dir:        folder to which finished checkpoints are copied, and from which a
                           machine with an empty disk goes on.
-        workers:          threads that prepare batches ahead; no result depends on their number.
+        workers:          threads that prepare batches ahead, or processes that render a stream
+                          (at least one); no result depends on their number.
         checkpoint_every: time between checkpoints, as "10min" or seconds: the most that a killed
                           session loses. An epoch's end saves, too, if a tenth of it has passed.
         time_budget:      after which to save and return; "colab": what is left of its 12 hours.
@@ -70,20 +72,27 @@ def train(
     budget_s = math.inf if time_budget is None else timing.seconds(time_budget)
     run_dir = Path(run_dir)
     drive_dir = Path(drive_dir) if drive_dir else None
-    learner = Learner(config, packs_by_size, valid, device)
+    learner = Learner(config, data, valid, device, workers)
+    ranks = learner.ranks
+    lease = drive.Lease(drive_dir or run_dir, take_over=take_over)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a resume may change it
-        stack.enter_context(_repeating_exactly(learner.device))
-        lease = stack.enter_context(drive.Lease(drive_dir or run_dir, take_over=take_over))
-        uploads = stack.enter_context(drive.Uploads(drive_dir)) if drive_dir else None
+        stack.enter_context(session.repeating_exactly(learner.device))
+        ranks.first(lambda: stack.enter_context(lease))
+        uploads = drive.Uploads(drive_dir) if drive_dir and ranks.main else None
+        if uploads:
+            stack.enter_context(uploads)
         store = partial(_store, run_dir, uploads)
         sessions = _resume(learner, run_dir, drive_dir, store)
-        events = stack.enter_context(runs.tensorboard(run_dir, learner.history))
+        events = None
+        if ranks.main:
+            events = stack.enter_context(runs.tensorboard(run_dir, learner.history))
+        shows = progress and ranks.main
         # smoothing=0: sizes take turns and evaluations fall between, so only a mean tells the rest
-        shown = {"desc": run_dir.name, "disable": not progress, "mininterval": 2, "smoothing": 0}
+        shown = {"desc": run_dir.name, "disable": not shows, "mininterval": 2, "smoothing": 0}
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
-        batches = stack.enter_context(contextlib.closing(learner.to_come(workers)))
-        stop = stack.enter_context(_stop_signals())
+        batches = stack.enter_context(contextlib.closing(learner.to_come()))
+        stop = stack.enter_context(session.stop_signals(launched=ranks.world > 1))
         first = learner.step
         picture = None
         left = ""  # of the run, in sessions
@@ -96,51 +105,65 @@ def train(
                 if learner.due(config.evaluate_every):
                     scores = _evaluate(learner, run_dir, store)
                 row = learner.log(scores)
-                with runs.tolerant(run_dir):
-                    runs.write_csv(run_dir / "metrics.csv", learner.history)
-                    runs.log_row(events, row)
-                bar.set_description(f"{run_dir.name}, loss {row['loss']:.3f}", refresh=False)
-                if scores and progress:
-                    picture = _draw(picture, learner.history, run_dir.name)
+                with learner.timer("log"):  # of the next row
+                    if ranks.main:
+                        _write(run_dir, events, learner.history)
+                    bar.set_description(f"{run_dir.name}, loss {row['loss']:.3f}", refresh=False)
+                    if scores and shows:
+                        picture = _draw(picture, learner.history, run_dir.name)
             now = time.monotonic()
             longest_s = max(longest_s, now - before)
             before = now
-            left = _sessions_left(learner, first, now - started, budget_s)
-            bar.set_postfix_str(left, refresh=False)
-            bar.update()
             spent = now - begin + 2 * longest_s > budget_s
-            last = stop.asked or spent or lease.lost.is_set() or learner.finished()
             ends_epoch = learner.step % learner.batches.steps_per_epoch == 0
             due = now - saved > (every_s / 10 if ends_epoch else every_s)
+            with learner.timer("log"):
+                n_done, n_left = learner.step - first, config.n_steps - learner.step
+                left = session.left(n_done, n_left, now - started, budget_s)
+                bar.set_postfix_str(left, refresh=False)
+                bar.update()
+                # All do the same next: one that was asked to stop stops all, after this step.
+                asked, spent, lost, due = ranks.any(stop.asked, spent, lease.lost.is_set(), due)
+            last = asked or spent or lost or learner.finished()
             if due or last:
                 with learner.timer("checkpoint"):
-                    store(*checkpoint.serialise(learner.state() | {"sessions": sessions}))
+                    state = learner.state() | {"sessions": sessions}
+                    if ranks.main:
+                        store(*checkpoint.serialise(state))
                 saved = now
             if last:
                 break
-    if progress and uploads and uploads.safe_step >= 0:
+    # Nobody ends, and with it its launcher all others, before everything is written.
+    [terminated] = ranks.any(stop.terminated)
+    if shows and uploads and uploads.safe_step >= 0:
         print(f"On Drive, and read back from there: step {uploads.safe_step}.")
-    if lease.lost.is_set():
+    if ranks.main and lease.lost.is_set():
         print(f"Another session took this run over: stopped at step {learner.step}.")
-    elif not learner.finished():
+    elif ranks.main and not learner.finished():
         steps = f"{learner.step} of {config.n_steps}"
         print(f"Stopped at step {steps}. Run this again to go on. {left}")
-    if stop.terminated:  # saved; now for the one who was asked
+    if terminated:  # saved; now for the one who was asked
         sys.stdout.flush()
         signal.raise_signal(signal.SIGTERM)
-    model = _best_model(learner, run_dir)
+    model = _best_model(learner, run_dir) if ranks.main else learner.ema.module.eval()
     on_drive = bool(uploads and uploads.all_there)
     return runs.Run(run_dir, learner.step, model, learner.history, learner.finished(), on_drive)
 
 
 def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Store) -> list[dict]:
     """Take up the newest sound checkpoint, local or on Drive, if there is one; all sessions."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    ranks = learner.ranks
     folders = [run_dir, drive_dir] if drive_dir else [run_dir]
     sessions = []
-    if found := checkpoint.newest(folders):
+    # Read by one, as others may have other disks: all go on from the same step.
+    found = ranks.same(ranks.first(lambda: checkpoint.newest(folders)))
+    if found:
         path, state = found
         sessions += _restore(learner, path, state)
+    if not ranks.main:
+        return sessions
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if found:
         where = "this disk" if path.parent == run_dir else "Drive"
         n_steps = learner.config.n_steps
         print(f"Going on from step {learner.step} of {n_steps} ({path.name}, {where}).")
@@ -172,7 +195,7 @@ def _restore(learner: Learner, path: Path, state: dict) -> list[dict]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be gone on from: {error}.") from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        if checkpoint.no_memory(error):
             advice = "The run is safe: free memory, or restart the runtime, and run this again"
             raise MemoryError(f"too little to go on from {path} ({error}). {advice}") from error
         network = f"the network {learner.config.network!r} of this evalib"
@@ -191,11 +214,19 @@ def _store(run_dir: Path, uploads: drive.Uploads | None, name: str, data: bytes)
 def _evaluate(learner: Learner, run_dir: Path, store: Store) -> dict[str, float]:
     """The scores of this moment; the weights are kept if they are the best so far."""
     scores, picture = learner.evaluate()
-    with runs.tolerant(run_dir):
-        runs.write_picture(run_dir, learner.step, *picture)
-    if learner.is_best(scores["score"]):
-        store(*checkpoint.serialise(learner.best(scores["score"]), "best"))
+    if learner.ranks.main:
+        with runs.tolerant(run_dir):
+            runs.write_picture(run_dir, learner.step, *picture)
+        if learner.is_best(scores["score"]):
+            store(*checkpoint.serialise(learner.best(scores["score"]), "best"))
     return scores
+
+
+def _write(run_dir: Path, events, history: list[dict]) -> None:
+    """The newest row, where people look."""
+    with runs.tolerant(run_dir):
+        runs.write_csv(run_dir / "metrics.csv", history)
+        runs.log_row(events, history[-1])
 
 
 def _best_model(learner: Learner, run_dir: Path) -> nn.Module:
@@ -206,16 +237,6 @@ def _best_model(learner: Learner, run_dir: Path) -> nn.Module:
         instead = f"the averaged weights of step {learner.step} instead"
         warnings.warn(f"the best weights cannot be read ({error}): {instead}", stacklevel=3)
         return learner.ema.module.eval()
-
-
-def _sessions_left(learner: Learner, first: int, spent_s: float, budget_s: float) -> str:
-    """For how many sessions the run goes on, if steps take as long as since `first`; "" without
-    a budget."""
-    if math.isinf(budget_s):
-        return ""
-    left_s = (learner.config.n_steps - learner.step) * spent_s / (learner.step - first)
-    n = max(1, math.ceil(left_s / budget_s))
-    return f"Sessions of {timing.text(budget_s)} left: about {n}."
 
 
 def _draw(picture, history: list[dict], name: str):
@@ -230,49 +251,3 @@ def _draw(picture, history: list[dict], name: str):
         return ipython.display.display(figure, display_id=True)
     picture.update(figure)
     return picture
-
-
-@dataclass
-class _Stop:
-    asked: bool = False  # by the stop button (SIGINT) or SIGTERM
-    terminated: bool = False  # by SIGTERM
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Asked to stop, the loop ends after its step; asked again, at once, without saving."""
-    stop = _Stop()
-    former = {}
-
-    def handle(number: int, _) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-        stop.terminated = number == signal.SIGTERM
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            former[number] = signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _repeating_exactly(device: torch.device) -> Iterator[None]:
-    """On CUDA, the kernels that repeat themselves: only then is a resumed run the same run. Those
-    that have no such kernel warn. cuBLAS also needs what evalib/__init__ sets."""
-    if device.type != "cuda":
-        yield
-        return
-    former = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes time
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(former[0])
-        torch.backends.cudnn.benchmark = former[1]

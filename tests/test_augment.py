@@ -174,3 +174,12 @@ def test_each_transform_works_alone_and_the_order_of_names_does_not_matter(pack)
         assert not equal(augmented((name,), pack, rows), plain), name
     backwards = tuple(reversed(augment.ALL))
     assert equal(augmented(backwards, pack, rows), augmented(augment.ALL, pack, rows))
+
+
+@pytest.mark.parametrize("n", [3 * 24 * 24, 3 * 448 * 448, 3 * 900 * 900])
+def test_noise_is_normal_and_there_is_enough_for_large_images(n):
+    bank = augment._field(n, torch.device("cpu"))
+    assert len(bank) >= 2 * n
+    part = bank[: 1 << 20]
+    assert abs(part.mean()) < 0.005 and abs(part.std() - 1) < 0.005
+    assert abs(((part.abs() < 1).float().mean()) - 0.683) < 0.01

@@ -57,7 +57,7 @@ def test_threads_are_half_the_cores_unless_somebody_asks(monkeypatch, cores, ask
 
 
 def test_evalib_sets_the_threads_before_anything_runs():
-    code = "import evalib, torch; print(torch.get_num_threads())"
+    code = "import evalib, torch; evalib.load(); print(torch.get_num_threads())"
     asked = dict(os.environ, OMP_NUM_THREADS="3")
     out = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True)
     assert out.stdout.split()[0] == "3"

@@ -104,7 +104,7 @@ def test_predict_works_from_an_empty_folder(evalib, tmp_path):
     sample = 36095  # of background 9; a tenth of the picture is new
     pictures = rooms.render_backgrounds([9], 128)["bg"], rooms.render([sample], 128)["fg_bg"]
     for name, picture in zip(("empty", "now"), pictures, strict=True):
-        Image.fromarray(picture[0].numpy()).save(tmp_path / f"{name}.jpg", quality=95)
+        Image.fromarray(picture[0]).save(tmp_path / f"{name}.jpg", quality=95)
     evalib("predict", "empty.jpg", "now.jpg", "--out", "result")
     mask = np.asarray(Image.open(tmp_path / "result" / "mask.png"))
     assert mask.shape == (128, 128) and 0.02 < (mask > 0).mean() < 0.3

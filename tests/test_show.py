@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evalib import colab, metrics, recipes, show
+from evalib import metrics, recipes, show
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_figure_draws_something(batch):
         show.curves(history, {"loss": ["loss"]}, "t", begins=[2]),
         show.range_test({"adam": (np.array([1e-3, 1e-2]), np.array([1.0, 2.0]))}, 1e-3),
         show.ranking({"a": [0.5, 0.6], "b": [0.4]}, "IoU", "t"),
-        show.time_shares({"forward": 2.0, "data": 1.0}, "t"),
+        show.time_bar([{"forward_s": 2.0, "data_s": 1.0}], "t"),
     ]
     for figure in figures:
         assert pixels(figure).std() > 5
@@ -83,16 +83,12 @@ def test_before_the_first_evaluation_there_is_only_the_loss():
     assert len(show.training_curves(HISTORY[1:2], "run").axes) == 1
 
 
-def test_the_three_sizes_never_share_a_folder(monkeypatch):
-    monkeypatch.setenv("EVALIB_SMOKE", "1")
-    assert colab.scale() == "smoke" and colab.choose(smoke=1, cpu=2, gpu=3) == 1
-    assert colab.home().name == "smoke"
-    monkeypatch.delenv("EVALIB_SMOKE")
-    expected = "gpu" if torch.cuda.is_available() else "cpu"
-    assert colab.scale() == expected == colab.home().name
-
-
-def test_without_colab_a_folder_beside_the_runs_plays_drive(capsys):
-    assert not colab.on_colab() and colab.folders("run")[1] == colab.home() / "drive" / "run"
-    colab.setup()
-    assert "Drive: none" in capsys.readouterr().out
+def test_the_time_bar_adds_up_the_rows_and_shows_shares_and_seconds():
+    rows = [{"step": 1, "forward_s": 2.0, "data_s": 0.5}, {"step": 2, "forward_s": 1.0}]
+    rows += [{"step": 3, "loss": 0.1, "forward_s": 3.0, "data_s": 0.5, "checkpoint_s": 3.0}]
+    (axes,) = show.time_bar(rows, "t").axes
+    names = [label.get_text() for label in axes.get_yticklabels()]  # upwards
+    assert names == ["data", "checkpoint", "forward"]
+    assert [bar.get_width() for bar in axes.patches] == [10, 30, 60]
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == [" 10.0 %, 1.0 s", " 30.0 %, 3.0 s", " 60.0 %, 6.0 s"]

@@ -2,10 +2,12 @@ import re
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from evalib import timing
+from evalib import dataset, stream, timing, trial
+from evalib.config import Config
 
 
 def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
@@ -44,6 +46,112 @@ def test_colabs_budget_counts_from_the_setup_cell(monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(timing, "STARTED", now - 3600)
     assert timing.seconds("colab") == pytest.approx(10.5 * 3600, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "minutes", "n"),
+    [
+        (11.3, 2, 1300),  # 1,356, in two digits
+        (1.0, 1, 60),
+        (0.999, 2.0, 110),
+        (0.02, 10, 12),
+        (0.5, 0.1, 10),  # 3 would show nothing
+        (0.0, 60, 10),
+        (1e4, 10, 7500),  # as many as in the stored outputs
+    ],
+)
+def test_a_budget_buys_what_the_machine_can_do_in_it(rate, minutes, n):
+    assert timing.affordable(rate, minutes, least=10, most=7500) == n
+
+
+def test_half_the_speed_buys_half_the_steps_and_never_breaks_the_budget():
+    for rate in (0.7, 3.1, 9.0, 18.0, 44.4, 251.0):
+        n = timing.affordable(rate, 3, least=1, most=10**9)
+        assert 0.9 * 180 * rate < n <= 180 * rate
+        assert timing.affordable(rate / 2, 6, least=1, most=10**9) == n
+
+
+def test_a_rate_leaves_out_the_first_call(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    takes = iter([30.0, *[0.25] * 8])
+
+    def call():
+        clock.now += next(takes)
+
+    assert timing.rate(call, seconds=2) == 4.0
+
+
+def test_a_rate_of_something_slow_needs_two_calls(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    calls = []
+
+    def call():
+        calls.append(clock.now)
+        clock.now += 5.0
+
+    assert timing.rate(call, seconds=2) == 0.2 and len(calls) == 2
+
+
+def test_on_cuda_a_rate_counts_what_was_queued_only_when_it_is_done(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+
+    def call():
+        clock.now += 0.5
+
+    def finish():
+        clock.now += 2.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", finish)
+    assert timing.rate(call, seconds=2) == 1.0  # 4 calls in 4 seconds
+
+
+def test_the_pace_of_a_run_counts_each_size_as_often_as_it_occurs(
+    playground, tmp_path, monkeypatch
+):
+    packs = {32: playground}
+    packs[48] = dataset.build("playground-24", 48, root=tmp_path, progress=False)
+    steps = []
+
+    def rate(call):
+        steps.append(call())  # a real step
+        return [10.0, 2.0][len(steps) - 1]
+
+    monkeypatch.setattr(timing, "rate", rate)
+    config = Config(sizes=(((32, 48, 48), 60), (48, 40)), batch_size=8)
+    n_small = (config.turns == 32).sum()
+    wanted = 100 / (n_small / 10 + (100 - n_small) / 2)
+    assert trial.pace(config, packs) == {"per_s": pytest.approx(wanted)} and len(steps) == 2
+
+
+@pytest.mark.parametrize(
+    "rendered_per_s, reuse, per_s", [(800.0, 1, 50.0), (150.0, 4, 50.0), (10.0, 16, 20.0)]
+)
+def test_the_pace_of_a_stream_is_that_of_the_slower_side(
+    playground, monkeypatch, rendered_per_s, reuse, per_s
+):
+    monkeypatch.setattr(timing, "rate", lambda call: 50.0)
+    monkeypatch.setattr(trial.Learner, "train_step", lambda *_, **__: None)
+    monkeypatch.setattr(stream.Stream, "take", lambda *_: {"key": torch.zeros(8)})
+    monkeypatch.setattr(stream.Stream, "speeds", lambda _: {32: rendered_per_s})
+    config = Config(sizes=((32, 60),), batch_size=8)
+    assert trial.pace(config, "wide-400k", valid=playground) == {
+        "per_s": pytest.approx(per_s),
+        "reuse": reuse,
+    }
+
+
+def test_the_speed_of_rendering_is_that_of_samples_not_of_calls(monkeypatch):
+    rendered = []
+    monkeypatch.setattr(dataset.rooms, "render", lambda ids, size: rendered.append((ids, size)))
+    monkeypatch.setattr(timing, "rate", lambda call: [call() for _ in range(101)] and 3.0)
+    assert dataset.speed("evaluation", 48) == 60.0
+    assert {(len(ids), size) for ids, size in rendered} == {(20, 48)}
+    assert (rendered[0][0] == rendered[100][0]).all()  # from the start again
+    assert all(np.diff(np.concatenate([ids for ids, _ in rendered[:100]])) > 0)
 
 
 def test_a_block_lasts_as_long_as_its_code():

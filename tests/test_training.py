@@ -16,7 +16,17 @@ import torch
 from nbclient import NotebookClient
 from torch.optim.swa_utils import AveragedModel
 
-from evalib import checkpoint, dataset, learner, runs, show, training, weights
+from evalib import (
+    checkpoint,
+    dataset,
+    ranks,
+    runs,
+    session,
+    show,
+    training,
+    trial,
+    weights,
+)
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
@@ -240,7 +250,7 @@ def test_too_little_memory_is_never_told_as_a_run_to_start_anew(
 def test_two_learners_of_different_precision_live_in_one_process(playground, monkeypatch):
     config = training.Config(**TINY)
     for name in ("no", "bf16", "no"):
-        monkeypatch.setattr(learner, "precision", lambda device, name=name: name)
+        monkeypatch.setattr(ranks, "precision", lambda device, name=name: name)
         ours = training.Learner(config, {32: playground}, device="cpu")
         assert ours.accelerator.mixed_precision == name
         assert ours.train_step(ours.to_come()).isfinite()
@@ -288,7 +298,7 @@ def test_a_run_keeps_the_number_of_threads_it_began_with(playground, tmp_path, m
     config = training.Config(**TINY)
     now = torch.get_num_threads()
     used = []
-    monkeypatch.setattr(learner, "cores", lambda: 8)
+    monkeypatch.setattr(session, "cores", lambda: 8)
     try:
         torch.set_num_threads(3)
         with monkeypatch.context() as patch:
@@ -390,7 +400,7 @@ def test_sessions_left_are_counted_from_the_first_step_and_not_from_a_slow_resum
 
     asked, resume, clock = [], training._resume, training.time.monotonic
     monkeypatch.setattr(training, "_resume", slow)
-    monkeypatch.setattr(training, "_sessions_left", lambda *args: asked.append(args[2]) or "")
+    monkeypatch.setattr(session, "left", lambda *args: asked.append(args[2]) or "")
     train(training.Config(**TINY), playground, tmp_path, time_budget=5000)
     assert asked and max(asked) < 900
 
@@ -457,11 +467,26 @@ def test_finite_weights_are_asked_for_once(playground, monkeypatch):
 
 
 def test_only_a_run_on_a_gpu_changes_what_torch_does_everywhere():
-    for device, changed in ("cpu", False), ("cuda", True):
-        with training._repeating_exactly(torch.device(device)):
-            assert torch.are_deterministic_algorithms_enabled() == changed
-            assert torch.is_deterministic_algorithms_warn_only_enabled() == changed
-        assert not torch.are_deterministic_algorithms_enabled()
+    def now():
+        exact = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        fill = torch.utils.deterministic.fill_uninitialized_memory
+        return exact, warn_only, fill, torch.backends.cudnn.benchmark
+
+    before = now()
+    try:
+        for callers in (False, False, True, False), (True, True, False, True):
+            torch.use_deterministic_algorithms(callers[0], warn_only=callers[1])
+            torch.utils.deterministic.fill_uninitialized_memory = callers[2]
+            torch.backends.cudnn.benchmark = callers[3]
+            for device, inside in ("cpu", callers), ("cuda", (True, True, False, False)):
+                with session.repeating_exactly(torch.device(device)):
+                    assert now() == inside
+                assert now() == callers
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        torch.backends.cudnn.benchmark = before[3]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
 
 
@@ -575,7 +600,7 @@ def test_sizes_follow_each_other(playground, tmp_path):
 
 def test_the_range_test_raises_the_rate_and_ends_when_the_loss_explodes(playground):
     config = training.Config(**TINY | {"optimizer": "sgd"})
-    rates, losses = learner.lr_range_test(
+    rates, losses = trial.lr_range_test(
         config, {32: playground}, low=1e-4, high=1e3, n_steps=40, device="cpu"
     )
     assert len(rates) == len(losses) <= 40 and (np.diff(rates) > 0).all()
@@ -590,10 +615,9 @@ def test_a_folder_without_a_run_says_how_to_train(tmp_path):
 
 @pytest.mark.parametrize(("spent_s", "text"), [(100, "1"), (900, "1"), (1001, "2"), (2000, "2")])
 def test_the_sessions_that_are_left_follow_from_what_this_one_did(spent_s, text):
-    ours = SimpleNamespace(step=1500, config=SimpleNamespace(n_steps=2500))  # twice as many left
-    left = training._sessions_left(ours, 1000, spent_s, 2000)
+    left = session.left(500, 1000, spent_s, 2000)  # twice as many left
     assert left == f"Sessions of 33 min left: about {text}."
-    assert training._sessions_left(ours, 1000, spent_s, float("inf")) == ""
+    assert session.left(500, 1000, spent_s, float("inf")) == ""
 
 
 def test_a_run_says_in_the_end_how_many_sessions_are_left(playground, tmp_path, capsys):

@@ -4,130 +4,179 @@ Light from all around (`ambient`) and from the lamp or sun (`direct`, shadowed b
 kept apart, so that an object can later take away one without the other.
 """
 
+from collections import OrderedDict
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evalib.rooms import places
 from evalib.rooms.builder import chance
-from evalib.rooms.rays import NOTHING, PART, TILE, View, depth_of, dot, grid, raster
-from evalib.rooms.sensor import halve
-from evalib.rooms.shadows import Tiles
-from evalib.rooms.surfaces import Surface, clouds, surface
+from evalib.rooms.kernels import kernel, scalar
+from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, raster, view
+from evalib.rooms.shadows import enclose, shadows
+from evalib.rooms.surfaces import SMOOTH, TABLES, clouds, surface
 
-DEPTH_M = 10.0  # byte 255
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
+KEPT_BYTES = 128 << 20  # of backdrops: 240 of 64 px, 64 of 128 px, 20 of 224 px
 
 
-class Backdrop:
-    """An empty place on a grid of n x n rays, `across` of them the picture, the rest a margin."""
+class Light(NamedTuple):
+    """What lights a place, float32, for kernels; colours are (3,) linear RGB."""
 
-    def __init__(self, place: places.Place, across: int, device: str, exposure: float = 1.0):
-        self.place = place
-        self.across = across
-        self.device = device
-        self.exposure = exposure
-        self.margin = -(-across // 64)  # rays: a pixel of shake at 64 px
-        self.n = -(-(across + 2 * self.margin) // TILE) * TILE
-        self.lamp = torch.tensor(place.light, dtype=torch.float32, device=device)
-        self.view = View(place.parts, place.camera, device)
-        key = torch.full((self.n**2,), NOTHING, dtype=torch.int64, device=device)
-        first = torch.full((1, 2), -self.margin, device=device)
-        raster(self.view, torch.zeros_like(self.view.kind), first, self.n, across, key)
-        self.key = key | PART  # (n * n,) depths to which `raster` adds
-        self.z = depth_of(key)  # (n * n,) m, inf for sky
-        self.light = self._light(key & PART) * exposure  # (6, n * n) ambient, direct RGB
-        depth = (self.z * (255 / DEPTH_M)).clamp(max=255)
-        self.maps = torch.cat([self.light, depth[None]])  # (7, n * n)
+    lamp: np.ndarray  # (3,) m
+    soft: float  # the lamp's radius over its distance
+    direct: np.ndarray  # the lamp's light
+    bounce: np.ndarray  # light from below
+    rise: np.ndarray  # from there to light from above
+    haze: np.ndarray  # the visible sky at the horizon
+    fade: np.ndarray  # from there to the zenith
+    indoors: bool
+    floor: np.ndarray  # (4,) m, x0, x1, z0, z1
+    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
 
-    def _light(self, part: Tensor) -> Tensor:
-        """(6, n * n) off the parts (n * n,) that rays meet, or of the sky; keeps their `tiles`."""
-        place = self.place
-        x = grid(torch.arange(self.n, device=self.device) - self.margin, self.across)
-        u = x.repeat(self.n)  # (n * n,)
-        v = (-x).repeat_interleave(self.n)
-        z = self.z.clamp(max=1e3)
-        seen = self.z.isfinite()
-        s = surface(self.view, part * seen, u, v, z, self.across)
-        ambient, direct = shade(place, s, self.lamp, _open(place, s.point))
-        rays = torch.arange(self.n**2, device=self.device).view(-1, TILE, self.n // TILE, TILE)
-        rays = rays.permute(1, 3, 0, 2).reshape(TILE**2, -1)  # (64, tiles)
-        self.tiles = Tiles(s.point, seen, rays, self.lamp, place.soft)
-        shadow = self.tiles.shadows(self.view, torch.zeros_like(self.view.kind), 1, place.shell)[0]
-        fog = torch.zeros_like(z) if place.indoors else z / (z + 150)
-        rise = (v * 0.5 + 0.5).clamp(0, 1)
-        rise = rise * (1 + 0.25 * clouds(u / (0.4 + rise), v / (0.4 + rise)))
-        haze = column(place.haze, z)
-        sky = haze + column(place.zenith - place.haze, z) * rise
-        ambient = torch.where(seen, ambient + fog * (haze - ambient), sky)
-        direct = torch.where(seen, direct * (1 - shadow) * (1 - fog), 0.0)
-        return torch.cat([ambient, direct])
-
-    def cut(self, maps: Tensor, shift: np.ndarray) -> Tensor:
-        """Maps (B, ..., n * n) -> (B, ..., 2S, 2S) of pictures moved by `shift` (B, 2) rays."""
-        wide = self.across
-        maps = maps.unflatten(-1, (self.n, self.n))
-        starts = (shift + self.margin).tolist()
-        cuts = [m[..., y : y + wide, x : x + wide] for m, (x, y) in zip(maps, starts, strict=True)]
-        return torch.stack(cuts)
-
-    def still(self, shift: np.ndarray) -> Tensor:
-        """(B, 7, S, S): light (6) and depth byte of the picture moved by `shift` (B, 2) rays."""
-        shift, which = np.unique(shift, axis=0, return_inverse=True)  # most cameras stand still
-        still = halve(self.cut(self.maps.expand(len(shift), -1, -1), shift))
-        return still[which.reshape(-1)]
+    @staticmethod
+    def of(place: places.Place) -> "Light":
+        return Light(
+            place.light.astype(np.float32),
+            f(place.soft),
+            place.direct.astype(np.float32),
+            place.bounce.astype(np.float32),
+            (place.sky - place.bounce).astype(np.float32),
+            place.haze.astype(np.float32),
+            (place.zenith - place.haze).astype(np.float32),
+            place.indoors,
+            place.floor.astype(np.float32),
+            place.blocks.astype(np.float32),
+        )
 
 
-def _open(place: places.Place, point: Tensor) -> Tensor:
-    """Share of the sky's light that reaches points near the floor, walls and furniture, .3..1."""
+class Backdrop(NamedTuple):
+    """An empty place on a frame of n x n rays: a picture, and a margin."""
+
+    frame: Frame
+    lamp: Light
+    parts: np.ndarray  # (k,) SEEN
+    shell: int  # so many parts come first that throw no shadows
+    z: np.ndarray  # (n, n) float32 m, inf for sky
+    balls: np.ndarray  # (tiles, 4), as `enclose` has them
+    light: np.ndarray  # (n, n, 6) float32 ambient, direct RGB, exposed
+    exposure: float
+
+    @staticmethod
+    def of(place: places.Place, across: int, exposure: float = 1.0) -> "Backdrop":
+        frame = Frame.of(place.camera, across, -(-across // 64))  # a pixel of shake at 64 px
+        n = frame.n
+        lamp = Light.of(place)
+        parts = view(place.parts, place.camera)
+        z = np.full((n, n), np.inf, np.float32)
+        part = np.full((n, n), -1, np.int32)
+        raster(parts, 0, len(parts), frame, z, part)
+        balls = np.empty(((n // TILE) ** 2, 4), np.float32)
+        enclose(frame, z, balls)
+        dark = np.empty((n, n), np.float32)
+        shadows(parts, place.shell, len(parts), frame, lamp, z, balls, dark)
+        light = np.empty((n, n, 6), np.float32)
+        _paint(parts, frame, lamp, z, part, dark, f(exposure), TABLES, light)
+        return Backdrop(frame, lamp, parts, place.shell, z, balls, light, f(exposure))
+
+
+@kernel
+def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
+    """Fill out (n, n, 6) with the light off the parts that rays meet, or of the sky."""
+    at = grid(frame)
+    for y in range(frame.n):
+        for x in range(frame.n):
+            u = at[x]
+            v = -at[y]
+            far = z[y, x]
+            if far < np.inf:
+                s = surface(parts[part[y, x]], frame, u, v, far, tables)
+                ambient, direct = shade(light, s, _open(light, s[0]))
+                fog = f(0) if light.indoors else far / (far + f(150))
+                open_share = f(1) - dark[y, x]
+                for i in range(3):
+                    around = ambient[i] + fog * (light.haze[i] - ambient[i])
+                    out[y, x, i] = around * exposure
+                    out[y, x, 3 + i] = direct[i] * open_share * (f(1) - fog) * exposure
+            else:
+                rise = clamp(v * f(0.5) + f(0.5), 0, 1)
+                drift = clouds(tables[SMOOTH], u / (f(0.4) + rise), v / (f(0.4) + rise))
+                rise *= f(1) + f(0.25) * drift
+                for i in range(3):
+                    sky = light.haze[i] + light.fade[i] * rise
+                    out[y, x, i] = sky * exposure
+                    out[y, x, 3 + i] = f(0)
+
+
+@scalar
+def _open(light, point):
+    """Share of the sky's light that reaches a point near the floor, walls and furniture, .3..1."""
     x, y, z = point
-    light = 1 - 0.3 * (1 - y.clamp(min=0) / 0.5).clamp(min=0)
-    if place.indoors:
-        x0, x1, z0, z1 = place.floor
-        for d in (x - x0, x1 - x, z1 - z):
-            corner = (1 - d.abs() / 0.8).clamp(0, 1)
-            light = light * (1 - 0.3 * corner * corner)
-    for x0, x1, z0, z1 in place.blocks.tolist():
-        dx = torch.maximum(x0 - x, x - x1).clamp(min=0)
-        dz = torch.maximum(z0 - z, z - z1).clamp(min=0)
-        close = (1 - (dx * dx + dz * dz).sqrt() / 0.5).clamp(min=0)
-        light = light * (1 - 0.45 * close * close * (1 - y / 1.2).clamp(0, 1))
-    return light
+    share = f(1) - f(0.3) * max(f(1) - max(y, f(0)) / f(0.5), f(0))
+    if light.indoors:
+        floor = light.floor
+        for distance in (x - floor[0], floor[1] - x, floor[3] - z):
+            corner = clamp(f(1) - abs(distance) / f(0.8), 0, 1)
+            share *= f(1) - f(0.3) * corner * corner
+    low = clamp(f(1) - y / f(1.2), 0, 1)
+    for k in range(len(light.blocks)):
+        block = light.blocks[k]
+        dx = max(max(block[0] - x, x - block[1]), f(0))
+        dz = max(max(block[2] - z, z - block[3]), f(0))
+        close = max(f(1) - np.sqrt(dx * dx + dz * dz) / f(0.5), f(0))
+        share *= f(1) - f(0.45) * close * close * low
+    return share
 
 
-def shade(place: places.Place, s: Surface, lamp: Tensor, sky: Tensor) -> tuple[Tensor, Tensor]:
-    """Light off a surface (3, n): from all around times `sky` (n,), and the lamp's, unshadowed."""
-    way = lamp[:, None] - s.point
-    length = dot(way, way).sqrt()
-    wrap = place.soft * 0.5
-    cosine = ((dot(way, s.normal) / length + wrap) / (1 + wrap)).clamp(min=0)
-    if place.indoors:
-        cosine = cosine * (2 / (1 + length * length / 9))
-    up = s.normal[1] * 0.5 + 0.5
-    dull = 1 - s.glow.clamp(max=1)
-    around = column(place.bounce, up) + up * column(place.sky - place.bounce, up)
-    ambient = s.colour * (around * (sky * dull) + s.glow)
-    direct = s.colour * (cosine * dull) * column(place.direct, up)
-    return ambient, direct
+@scalar
+def shade(light, s, sky):
+    """Light off a surface, two (r, g, b): from all around times `sky`, the lamp's unshadowed."""
+    point, normal, colour, glow = s
+    lamp = light.lamp
+    way = lamp[0] - point[0], lamp[1] - point[1], lamp[2] - point[2]
+    length = np.sqrt(dot(way, way))
+    wrap = light.soft * f(0.5)
+    cosine = max((dot(way, normal) / length + wrap) / (f(1) + wrap), f(0))
+    if light.indoors:
+        cosine *= f(2) / (f(1) + length * length / f(9))
+    up = normal[1] * f(0.5) + f(0.5)
+    dull = f(1) - min(glow, f(1))
+    sky *= dull
+    cosine *= dull
+    return (
+        (
+            colour[0] * ((light.bounce[0] + up * light.rise[0]) * sky + glow),
+            colour[1] * ((light.bounce[1] + up * light.rise[1]) * sky + glow),
+            colour[2] * ((light.bounce[2] + up * light.rise[2]) * sky + glow),
+        ),
+        (
+            colour[0] * cosine * light.direct[0],
+            colour[1] * cosine * light.direct[1],
+            colour[2] * cosine * light.direct[2],
+        ),
+    )
 
 
-def column(rgb: np.ndarray, like: Tensor) -> Tensor:
-    """(3, 1) float32 of a place's colour."""
-    return torch.tensor(rgb, dtype=torch.float32, device=like.device)[:, None]
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def probe(seed: int, bg: int) -> Backdrop:
     """A coarse picture of the place, not exposed."""
-    return Backdrop(places.build(seed, bg), PROBE, "cpu")
+    return Backdrop.of(places.build(seed, bg), PROBE)
 
 
-@lru_cache(maxsize=8)
-def backdrop(seed: int, bg: int, size: int, device: str) -> Backdrop:
+_kept = OrderedDict()  # the latest last
+
+
+def backdrop(seed: int, bg: int, size: int) -> Backdrop:
     """The place at two rays per pixel, ready to be drawn into, neither dark nor blown out."""
-    coarse = probe(seed, bg)
-    mean = float(coarse.light[:3].add(coarse.light[3:]).clamp(max=1.5).mean())
-    wanted = 0.09 + 0.18 * chance(seed, [bg], "exposure", 1)[0, 0]
-    return Backdrop(coarse.place, 2 * size, device, wanted / max(mean, 1e-3))
+    key = seed, bg, size
+    if key not in _kept:
+        coarse = probe(seed, bg)
+        light = np.minimum(coarse.light[..., :3] + coarse.light[..., 3:], f(1.5))
+        wanted = 0.09 + 0.18 * chance(seed, [bg], "exposure", 1)[0, 0]
+        exposure = wanted / max(light.mean(dtype=np.float64), 1e-3)
+        _kept[key] = Backdrop.of(places.build(seed, bg), 2 * size, exposure)
+        while len(_kept) > 1 and sum(drop.light.nbytes for drop in _kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key]

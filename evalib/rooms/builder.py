@@ -7,13 +7,19 @@ from functools import partialmethod
 import numpy as np
 
 from evalib import rng
-from evalib.rooms.rays import BALL, BOX, TUBE, Parts, about_y
+from evalib.rooms.rays import BALL, BOX, PART, TUBE
 from evalib.rooms.surfaces import TEXTURES
+
+
+def about_y(angle: float) -> np.ndarray:
+    """(3, 3) turn that takes +z towards +x by `angle` radians."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
 def chance(seed: int, keys: Sequence[int], name: str, n: int) -> np.ndarray:
     """(B, n) float64 in [0, 1), a function of seed, key and name."""
-    return rng.uniform(rng.sample_keys(seed, 0, keys), name, 0, 1, n).numpy().astype(float)
+    return rng.uniform(rng.sample_keys(seed, 0, keys), name, 0, 1, n).astype(float)
 
 
 def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, glow: float = 0.0):
@@ -72,8 +78,12 @@ class Builder:
             self.blocks.append((x0, x1, z0, z1))
             make(self.at(x, z, yaw), rx, rz)
 
-    def parts(self) -> Parts:
-        return Parts(*(np.array(column) for column in zip(*self.rows, strict=True)))
+    def parts(self) -> np.ndarray:
+        """(n,) PART."""
+        parts = np.empty(len(self.rows), PART)
+        for name, column in zip(PART.names, zip(*self.rows, strict=True), strict=True):
+            parts[name] = column
+        return parts
 
     def u(self, low: float, high: float) -> float:
         return low + (high - low) * self.rng.random()

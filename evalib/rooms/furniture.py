@@ -6,9 +6,8 @@ objects ignore; things on walls have the wall at z = 0 and `day`, the brightness
 
 import numpy as np
 
-from evalib.rooms.builder import Builder, paint
+from evalib.rooms.builder import Builder, about_y, paint
 from evalib.rooms.objects import car, chair, thing
-from evalib.rooms.rays import about_y
 
 BLACK = paint(0.015)
 

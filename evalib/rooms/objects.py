@@ -8,14 +8,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from evalib.rooms.builder import Builder, paint
-from evalib.rooms.rays import TUBE, Parts, about_y
+from evalib.rooms.builder import Builder, about_y, paint
+from evalib.rooms.rays import TUBE
 
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
 
 @lru_cache(maxsize=1024)
-def build(seed: int, fg: int, limit: float = np.inf) -> tuple[Parts, np.ndarray]:
+def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Object `fg`, the same at every call: its parts; half width, height and half depth (3,) in m.
 
     Shrunk to `limit` m of half width and depth. (fg // 5) % 5 is its family: both splits have all.
@@ -23,10 +23,12 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[Parts, np.ndarray]
     s = Builder(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
     FAMILIES[(fg // 5) % 5](s)
     p = s.parts()
-    reach = (np.abs(p.turn) @ p.half[:, :, None])[..., 0]
-    size = np.maximum(p.centre + reach, np.abs(p.centre - reach)).max(0)
+    reach = (np.abs(p["turn"]) @ p["half"][:, :, None])[..., 0]
+    size = np.maximum(p["centre"] + reach, np.abs(p["centre"] - reach)).max(0)
     scale = min(1, limit / max(size[0], size[2]))
-    return p._replace(centre=p.centre * scale, half=p.half * scale), size * scale
+    p["centre"] *= scale
+    p["half"] *= scale
+    return p, size * scale
 
 
 def _upper_body(s: Builder, hip: float, shoulder: float, forward: float) -> tuple:

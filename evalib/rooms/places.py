@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evalib.rooms import furniture
-from evalib.rooms.builder import Builder, paint
-from evalib.rooms.rays import Parts, Pinhole, about_y
+from evalib.rooms.builder import Builder, about_y, paint
+from evalib.rooms.rays import Pinhole
 
 KINDS = ("living", "office", "yard", "bedroom", "street")
 KINDS += ("living", "hall", "street", "office", "yard")
@@ -20,10 +20,10 @@ GLASS = paint([0.04, 0.05, 0.07], [0.3, 0.36, 0.45], "noise", 0.4)
 class Place(NamedTuple):
     """One background; colours are (3,) linear RGB."""
 
-    parts: Parts
+    parts: np.ndarray  # (n,) PART
     shell: int  # so many parts come first that throw no shadows: ground and walls
     blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
-    floor: tuple  # x0, x1, z0, z1 m where one can stand
+    floor: np.ndarray  # (4,) m, x0, x1, z0, z1 where one can stand
     reach: float  # how far off objects may be, m
     camera: Pinhole
     light: np.ndarray  # (3,) m, where the lamp is
@@ -75,7 +75,7 @@ def room(s: Builder, kind: str) -> Place:
         parts=s.parts(),
         shell=shell,
         blocks=np.array(s.blocks, float).reshape(-1, 4),
-        floor=(0.05, wide - 0.05, 0.05, deep - 0.05),
+        floor=np.array([0.05, wide - 0.05, 0.05, deep - 0.05]),
         reach=9.0,
         camera=camera,
         light=lamp,
@@ -173,7 +173,7 @@ def open_place(s: Builder, street: bool) -> Place:
         parts=s.parts(),
         shell=shell,
         blocks=np.array(s.blocks, float).reshape(-1, 4),
-        floor=(-25, 25, 0.5, far + 6),
+        floor=np.array([-25, 25, 0.5, far + 6]),
         reach=2.2 * look,
         camera=camera,
         light=60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level]),

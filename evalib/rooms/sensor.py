@@ -2,17 +2,16 @@
 
 JPEG is its loss, not its file: 8 x 8 cosine transform, rounding by the standard's tables, back. The
 transform is made of products of integers small enough to be exact in float32, so that no codec's
-version, device or batch changes a byte.
+version changes a byte.
 """
 
 from functools import lru_cache
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from evalib.rooms.builder import chance
+from evalib.rooms.kernels import scalar
+from evalib.rooms.rays import clamp, f
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
 LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
@@ -21,79 +20,188 @@ LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
         49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99)  # fmt: skip
 CHROMA = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99,
           24, 26, 56, 99, 99, 99, 99, 99, 47, 66) + (99,) * 38  # fmt: skip
+QUALITY_50 = np.array([LUMA, CHROMA], float).reshape(2, 8, 8)
+_k = np.arange(8)[:, None]
+_cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
+COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
+WAVES = np.ascontiguousarray(COSINES.T)
+
+SHOT = np.dtype(
+    [
+        ("gain", "f4", 3),  # of red, green, blue
+        ("noise", "f4"),
+        ("contrast", "f4"),
+        ("vignette", "f4"),
+        ("start", "i8"),  # of its stretch of the grain
+        ("quality", "f8"),  # of JPEG, 1..100; 0: not packed
+    ]
+)
 
 
-def develop(light: Tensor, seed: int, bg: np.ndarray, ids: np.ndarray | None = None) -> Tensor:
-    """Photograph linear light (B, 3, S, S) -> (B, S, S, 3) uint8.
+def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+    """(B,) SHOT: how places `bg` (B,), or samples `ids` (B,) in them, are photographed.
 
-    A camera's habits go with the places `bg` (B,); samples `ids` (B,) differ from the empty shot.
+    A camera's habits go with its place; samples differ from the empty shot.
     """
-    b, _, s, _ = light.shape
     own = chance(seed, bg, "camera", 6)
     r = chance(seed, bg, "first shot", 8) if ids is None else chance(seed, ids, "shot", 8)
     gain = np.exp(0.12 * (own[:, :3] - 0.5))
     if ids is not None:
         wild = 1 + 2.5 * (r[:, 7:] < 0.12)  # one in eight: exposure or white balance jumped
         gain *= np.exp(0.16 * wild * (r[:, :1] - 0.5) + 0.06 * wild * (r[:, 1:4] - 0.5))
-    noise = 0.003 + 0.025 * own[:, 3] ** 2 * (0.7 + 0.6 * r[:, 4])
-    knobs = np.c_[gain, noise, 0.3 + 0.9 * own[:, 4], 0.13 * own[:, 5]].astype(np.float32)
-    knobs = torch.from_numpy(knobs).to(light.device)[:, :, None, None]
-    gain, noise, contrast, vignette = knobs.split([3, 1, 1, 1], 1)
-    x = (torch.arange(s, device=light.device) + 0.5) * (2 / s) - 1
-    y = light * gain * (1 - vignette * ((x * x)[:, None] + x * x))
-    y = (y * 1.6 / (1 + y * 0.6)).clamp(min=0, max=1).sqrt()  # a film's shoulder, then gamma 2
-    y = y + contrast * y * (1 - y) * (2 * y - 1)
-    n = 3 * s * s  # numbers in a picture
-    start = torch.from_numpy((r[:, 5] * 2**20).astype(np.int64)).to(light.device)
-    grain = _grain(str(light.device), n).unfold(0, n, 1)[start]
-    y = y + grain.view(b, 3, s, s) * (noise * (1.3 - y))
-    y = (y * 255).round().clamp(0, 255)
-    packed = np.flatnonzero(r[:, 6] >= 0.25)
-    if len(packed):
-        rows = torch.from_numpy(packed).to(light.device)
-        y[rows] = jpeg(y[rows], np.floor(40 + 70 * r[packed, 6]))
-    return y.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    shots = np.empty(len(bg), SHOT)
+    shots["gain"] = gain
+    shots["noise"] = 0.003 + 0.025 * own[:, 3] ** 2 * (0.7 + 0.6 * r[:, 4])
+    shots["contrast"] = 0.3 + 0.9 * own[:, 4]
+    shots["vignette"] = 0.13 * own[:, 5]
+    shots["start"] = r[:, 5] * 2**20
+    shots["quality"] = np.where(r[:, 6] < 0.25, 0, np.floor(40 + 70 * r[:, 6]))
+    return shots
 
 
 @lru_cache(maxsize=4)
-def _grain(device: str, n: int) -> Tensor:
-    """(2**20 + n,) noise with mean 0 and std 1; a shot takes n in a row."""
-    raw = np.random.Generator(np.random.Philox(key=3)).random((3, 2**20 + n))
-    return torch.from_numpy(((raw.sum(0) - 1.5) * 2).astype(np.float32)).to(device)
+def grain(size: int) -> np.ndarray:
+    """(2**20 + n,) float32 noise with mean 0 and std 1; a shot takes n = 3 S S in a row."""
+    raw = np.random.Generator(np.random.Philox(key=3)).random((3, 2**20 + 3 * size * size))
+    return ((raw.sum(0) - 1.5) * 2).astype(np.float32)
 
 
-def halve(x: Tensor) -> Tensor:
-    """Mean of 2 x 2, always added in the same order: (..., H, W) -> (..., H / 2, W / 2)."""
-    x = x[..., ::2, :] + x[..., 1::2, :]
-    return (x[..., ::2] + x[..., 1::2]) * 0.25
+@scalar
+def develop(light, shot, grain, out):
+    """Photograph linear light (3, S, S) float32 -> out (S, S, 3) uint8."""
+    n = light.shape[1]
+    picture = np.empty_like(light)
+    at = np.empty(n, np.float32)
+    for x in range(n):
+        edge = (f(x) + f(0.5)) * f(2.0 / n) - f(1)
+        at[x] = edge * edge
+    for c in range(3):
+        gain = shot.gain[c]
+        for y in range(n):
+            start = shot.start + (c * n + y) * n
+            for x in range(n):
+                tone = light[c, y, x] * gain * (f(1) - shot.vignette * (at[y] + at[x]))
+                tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
+                tone += shot.contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
+                tone += grain[start + x] * (shot.noise * (f(1.3) - tone))
+                picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
+    if shot.quality > 0:
+        jpeg(picture, shot.quality)
+    for y in range(n):
+        for x in range(n):
+            for c in range(3):
+                out[y, x, c] = np.uint8(picture[c, y, x])
 
 
-def jpeg(image: Tensor, quality: np.ndarray) -> Tensor:
-    """What JPEG leaves of pictures (B, 3, S, S) of whole 0..255 at qualities (B,) 1..100."""
-    s = image.shape[-1]
-    image = F.pad(image, (0, -s % 16, 0, -s % 16), mode="replicate")
-    r, g, b = image.unbind(1)
-    luma = (0.299 * r + 0.587 * g + 0.114 * b).round()
-    small = halve(torch.stack([(b - luma) * 0.564, (r - luma) * 0.713], 1)).round()
-    scale = np.where(quality < 50, 50 / quality, 2 - quality / 50)
-    luma = _round_trip(luma[:, None] - 128, LUMA, scale)[:, 0] + 128
-    small = _round_trip(small, CHROMA, scale)
-    cb, cr = F.interpolate(small, scale_factor=2, mode="bilinear").unbind(1)
-    rgb = [luma + cr * 1.402, luma - 0.344 * cb - 0.714 * cr, luma + cb * 1.772]
-    return torch.stack(rgb, 1)[:, :, :s, :s].round().clamp(0, 255)
+@scalar
+def jpeg(picture, quality):
+    """Leave of a picture (3, S, S) of whole 0..255 what JPEG leaves at a quality 1..100."""
+    n = picture.shape[1]
+    wide = -(-n // 16) * 16  # edges are repeated up to here
+    luma = np.empty((wide, wide), np.float32)
+    blue = np.empty((wide, wide), np.float32)
+    red = np.empty((wide, wide), np.float32)
+    for y in range(wide):
+        for x in range(wide):
+            r = picture[0, min(y, n - 1), min(x, n - 1)]
+            g = picture[1, min(y, n - 1), min(x, n - 1)]
+            b = picture[2, min(y, n - 1), min(x, n - 1)]
+            grey = np.rint(f(0.299) * r + f(0.587) * g + f(0.114) * b)
+            luma[y, x] = grey - f(128)
+            blue[y, x] = (b - grey) * f(0.564)
+            red[y, x] = (r - grey) * f(0.713)
+    scale = 50 / quality if quality < 50 else 2 - quality / 50
+    blue = _halved(blue)
+    red = _halved(red)
+    _round_trip(luma, 0, scale)
+    _round_trip(blue, 1, scale)
+    _round_trip(red, 1, scale)
+    blue = _doubled(blue)
+    red = _doubled(red)
+    for y in range(n):
+        for x in range(n):
+            grey = luma[y, x] + f(128)
+            green = grey - f(0.344) * blue[y, x] - f(0.714) * red[y, x]
+            picture[0, y, x] = clamp(np.rint(grey + red[y, x] * f(1.402)), 0, 255)
+            picture[1, y, x] = clamp(np.rint(green), 0, 255)
+            picture[2, y, x] = clamp(np.rint(grey + blue[y, x] * f(1.772)), 0, 255)
 
 
-def _round_trip(x: Tensor, table: tuple, scale: np.ndarray) -> Tensor:
-    """Round (B, C, S, S) whole numbers in -128..128 in the cosine domain."""
-    b, c, s, _ = x.shape
-    step = np.clip(np.floor(np.array(table) * scale[:, None] + 0.5), 1, 255)
-    step = torch.from_numpy(step.astype(np.float32)).to(x.device).view(b, 1, 8, 8)
-    k = np.arange(8)[:, None]
-    cosines = 512 * np.cos((2 * k.T + 1) * k * np.pi / 16) * np.where(k == 0, 0.5**0.5, 1)
-    cosines = torch.from_numpy(np.round(cosines).astype(np.float32)).to(x.device)
-    # sums stay below 2**24, where float32 is exact, so that no order of adding matters
-    blocks = x.view(b, c, s // 8, 8, s // 8, 8).permute(0, 1, 2, 4, 3, 5).reshape(b, -1, 8, 8)
-    waves = cosines @ (blocks @ cosines.T / 128).round() / 8192
-    coarse = (waves / step).round() * step
-    back = (cosines.T @ (coarse @ cosines / 128).round() / 8192).round()
-    return back.view(b, c, s // 8, s // 8, 8, 8).permute(0, 1, 2, 4, 3, 5).reshape(b, c, s, s)
+@scalar
+def _halved(a):
+    """Mean of 2 x 2, rounded: (S, S) -> (S / 2, S / 2)."""
+    half = len(a) // 2
+    out = np.empty((half, half), np.float32)
+    for y in range(half):
+        for x in range(half):
+            left = a[2 * y, 2 * x] + a[2 * y + 1, 2 * x]
+            right = a[2 * y, 2 * x + 1] + a[2 * y + 1, 2 * x + 1]
+            out[y, x] = np.rint((left + right) * f(0.25))
+    return out
+
+
+@scalar
+def _doubled(a):
+    """Between neighbours, 3/4 of the nearer: (S, S) whole numbers -> (2 S, 2 S), exact."""
+    n = len(a)
+    out = np.empty((2 * n, 2 * n), np.float32)
+    row = np.empty(n, np.float32)
+    for y in range(2 * n):
+        other = min(max(y // 2 + 2 * (y % 2) - 1, 0), n - 1)
+        for x in range(n):
+            row[x] = f(0.75) * a[y // 2, x] + f(0.25) * a[other, x]
+        for x in range(n):
+            out[y, 2 * x] = f(0.75) * row[x] + f(0.25) * row[max(x - 1, 0)]
+            out[y, 2 * x + 1] = f(0.75) * row[x] + f(0.25) * row[min(x + 1, n - 1)]
+    return out
+
+
+@scalar
+def _round_trip(plane, table, scale):
+    """Round (S, S) whole numbers in -128..128 in the cosine domain.
+
+    Sums stay below 2**24, where float32 is exact.
+    """
+    step = np.empty((8, 8), np.float32)
+    for i in range(8):
+        for j in range(8):
+            step[i, j] = min(max(np.floor(QUALITY_50[table, i, j] * scale + 0.5), 1.0), 255.0)
+    a = np.empty((8, 8), np.float32)
+    b = np.empty((8, 8), np.float32)
+    for top in range(0, len(plane), 8):
+        for left in range(0, len(plane), 8):
+            for i in range(8):
+                for j in range(8):
+                    a[i, j] = plane[top + i, left + j]
+            _product(a, WAVES, b)
+            _scaled(b, f(1 / 128))
+            _product(COSINES, b, a)
+            for i in range(8):
+                for j in range(8):
+                    a[i, j] = np.rint(a[i, j] / f(8192) / step[i, j]) * step[i, j]
+            _product(a, COSINES, b)
+            _scaled(b, f(1 / 128))
+            _product(WAVES, b, a)
+            _scaled(a, f(1 / 8192))
+            for i in range(8):
+                for j in range(8):
+                    plane[top + i, left + j] = a[i, j]
+
+
+@scalar
+def _product(a, b, out):
+    """Matrix product of (8, 8)."""
+    for i in range(8):
+        for j in range(8):
+            out[i, j] = a[i, 0] * b[0, j]
+        for k in range(1, 8):
+            for j in range(8):
+                out[i, j] += a[i, k] * b[k, j]
+
+
+@scalar
+def _scaled(a, factor):
+    """Whole numbers of (8, 8) times a power of two."""
+    for i in range(8):
+        for j in range(8):
+            a[i, j] = np.rint(a[i, j] * factor)

@@ -4,105 +4,166 @@ A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around e
 """
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from evalib.rooms.rays import View, by_kind, dot, span
+from evalib.rooms.kernels import kernel, scalar
+from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, grid, span, three
+
+HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of the lamp reaches it
 
 
-def opacity(
-    view: View, kind: int, some: Tensor, lamp: Tensor, soft: float, point: Tensor
-) -> Tensor:
-    """(n, k) how much of the lamp parts `some` (k,), all of one kind, hide from points (3, n, k) m.
+@scalar
+def _inside(inward, point):
+    """A point of the world in a part's coordinates."""
+    x, y, z, origin = inward
+    return (
+        x[0] * point[0] + y[0] * point[1] + z[0] * point[2] + origin[0],
+        x[1] * point[0] + y[1] * point[1] + z[1] * point[2] + origin[1],
+        x[2] * point[0] + y[2] * point[1] + z[2] * point[2] + origin[2],
+    )
 
-    Near enough is the chord inside a part over the width of the lamp's cone; `soft` is the lamp's
+
+@scalar
+def shade_of(part, lamp):
+    """What `opacity` needs to know of a part."""
+    way = part.inward
+    inward = three(way[0]), three(way[1]), three(way[2]), three(way[3])
+    return part.kind, inward, _inside(inward, lamp)
+
+
+@scalar
+def opacity(shade, soft, point):
+    """How much of the lamp a part hides from a point, 0..1.
+
+    Near enough is the chord inside the part over the width of the lamp's cone; `soft` is the lamp's
     radius over its distance.
     """
-    inward = view.inward.index_select(2, some)[:, :, None]  # (4, 3, 1, k)
-    o = dot(inward, point) + inward[3]  # (3, n, k) in the part's coordinates
-    end = dot(inward, lamp) + inward[3]
-    near, far = span(kind, o, end - o)
-    near = near.clamp(min=5e-4)  # in ways from the point to the lamp
-    far = far.clamp(max=1.0)
-    share = (far - near) / (soft * (near + far) * 0.5 + 5e-4)
-    return torch.where(far > near, share, torch.zeros_like(share)).clamp(0, 1)
+    kind, inward, end = shade
+    o = _inside(inward, point)
+    near, far = span(kind, o[0], o[1], o[2], end[0] - o[0], end[1] - o[1], end[2] - o[2])
+    near = max(near, f(5e-4))  # in ways from the point to the lamp
+    far = min(far, f(1))
+    share = (far - near) / (soft * (near + far) * f(0.5) + f(5e-4))
+    return min(share, f(1)) if far > near else f(0)
 
 
-class Tiles:
-    """Points (3, n) m in tiles, each with a ball around it: what the shadows of a lamp fall on.
+@scalar
+def lit(parts, shell, light, foot):
+    """How much of the lamp reaches a thing on its `foot` past the parts from `shell` on."""
+    total = f(0)
+    for height in HEIGHTS:
+        point = f(foot[0]), f(foot[1] + height), f(foot[2])
+        dark = f(0)
+        for p in range(shell, len(parts)):
+            dark = max(dark, opacity(shade_of(parts[p], light.lamp), light.soft, point))
+        total += dark
+    return f(1) - total / f(len(HEIGHTS))
 
-    rays: (p, tiles) int64, which of the n points stand together; only those `seen` (n,) count.
+
+@scalar
+def _points(frame, at, z, tile, points):
+    """Fill (3, 64) with the points, m, that a tile's rays meet; at most a kilometre off."""
+    side = frame.n // TILE
+    top = tile // side * TILE
+    left = tile % side * TILE
+    for i in range(TILE * TILE):
+        y = top + i // TILE
+        x = left + i % TILE
+        point = along_ray(frame, at[x], -at[y], min(z[y, x], f(1e3)))
+        points[0, i], points[1, i], points[2, i] = point
+
+
+@kernel
+def enclose(frame, z, balls):
+    """Fill (tiles, 4) with a ball around what each tile's rays meet, radius -1 if nothing."""
+    at = grid(frame)
+    points = np.empty((3, TILE * TILE), np.float32)
+    side = frame.n // TILE
+    for tile in range(len(balls)):
+        _points(frame, at, z, tile, points)
+        square = f(0)
+        found = False
+        for axis in range(3):
+            low = f(1e9)
+            high = f(-1e9)
+            for i in range(TILE * TILE):
+                if z[tile // side * TILE + i // TILE, tile % side * TILE + i % TILE] < np.inf:
+                    low = min(low, points[axis, i])
+                    high = max(high, points[axis, i])
+                    found = True
+            balls[tile, axis] = (low + high) * f(0.5)
+            square += (high - low) ** 2
+        # a little larger, as sums are rounded
+        balls[tile, 3] = np.sqrt(square) * f(0.501) if found else f(-1)
+
+
+@scalar
+def _reaches(part, lamp, ball):
+    """Whether a part can stand between the lamp and something in a ball."""
+    way = lamp[0] - ball[0], lamp[1] - ball[1], lamp[2] - ball[2]
+    gap = part.centre[0] - ball[0], part.centre[1] - ball[1], part.centre[2] - ball[2]
+    length = np.sqrt(dot(way, way))
+    along = dot(gap, way) / length
+    reach = part.radius + ball[3]
+    if reach <= f(0) or along < -reach or along > length + part.radius:
+        return False
+    return dot(gap, gap) - along * along < reach * reach
+
+
+@kernel
+def shadows(parts, first, end, frame, light, z, balls, dark):
+    """Fill dark (n, n) with the share of the lamp's light that parts first..end-1 take."""
+    at = grid(frame)
+    points = np.empty((3, TILE * TILE), np.float32)
+    hidden = np.empty(TILE * TILE, np.float32)
+    side = frame.n // TILE
+    dark[:] = f(0)
+    for tile in range(len(balls)):
+        if balls[tile, 3] < f(0):
+            continue
+        met = False
+        for p in range(first, end):
+            if not _reaches(parts[p], light.lamp, balls[tile]):
+                continue
+            if not met:
+                _points(frame, at, z, tile, points)
+                hidden[:] = f(0)
+                met = True
+            shade = shade_of(parts[p], light.lamp)
+            for i in range(TILE * TILE):  # no branches: eight or more at a time
+                point = points[0, i], points[1, i], points[2, i]
+                hidden[i] = max(hidden[i], opacity(shade, light.soft, point))
+        if met:
+            top = tile // side * TILE
+            left = tile % side * TILE
+            for i in range(TILE * TILE):
+                dark[top + i // TILE, left + i % TILE] = hidden[i]
+
+
+@kernel
+def contact(feet, reach, first, end, frame, z, balls, dim):
+    """Fill dim (n, n) with the share of the sky that things first..end-1 hide from the floor.
+
+    feet: (k, 3) float32 m; reach: (k,) float32 m, how far from them.
     """
-
-    def __init__(self, point: Tensor, seen: Tensor, rays: Tensor, lamp: Tensor, soft: float):
-        self.points = point[:, rays]  # (3, p, tiles)
-        self.rays = rays
-        self.n = len(seen)
-        self.lamp = lamp
-        self.soft = soft
-        seen = seen[rays]
-        low = torch.where(seen, self.points, 1e9).amin(1)
-        high = torch.where(seen, self.points, -1e9).amax(1)
-        self.middle = (low + high) / 2
-        self.radius = (high - low).norm(dim=0) / 2
-        self.radius[~seen.any(0)] = -1e9
-
-    def shadows(self, view: View, owner: Tensor, b: int, shell: int = 0) -> Tensor:
-        """(b, n) share of the lamp's light that parts from `shell` on take from the place.
-
-        owner: (parts,) which of b copies of the place a part stands in.
-        """
-        way = self.lamp[:, None] - self.middle  # (3, tiles)
-        length = dot(way, way).sqrt()
-        gap = view.centre[:, shell:, None] - self.middle[:, None]  # (3, parts, tiles)
-        along = dot(gap, way / length)
-        aside = dot(gap, gap) - along * along
-        radius = view.radius[shell:, None]
-        reach = (radius + self.radius).clamp(min=0)
-        near = (aside < reach * reach) & (along > -reach) & (along < length + radius)
-        part, tile = near.nonzero(as_tuple=True)
-        part = part + shell
-        dark = self.points.new_zeros(b * self.n)
-        for kind, some in by_kind(view.kind[part]):
-            point = self.points.index_select(2, tile[some])
-            share = opacity(view, kind, part[some], self.lamp, self.soft, point)
-            self._deepen(dark, share, tile[some], owner[part[some]])
-        return dark.view(b, -1)
-
-    def contact(self, feet: np.ndarray, wide: np.ndarray, owner: Tensor, b: int) -> Tensor:
-        """(b, n) share of the sky that k things hide from the floor around their feet.
-
-        feet: (k, 3) m; wide: (k,) half widths, m; owner: (k,) which of b copies they stand in.
-        """
-        foot = np.c_[feet, wide * 1.5].T.astype(np.float32)
-        foot = torch.from_numpy(foot).to(self.lamp.device)
-        gap = foot[:3, :, None] - self.middle[:, None]
-        away = (gap * gap).sum(0).sqrt()  # (k, tiles)
-        thing, tile = (away < foot[3, :, None] + self.radius).nonzero(as_tuple=True)
-        x, y, z = self.points.index_select(2, tile)
-        foot = foot[:, thing]
-        dx = (x - foot[0]) / foot[3]
-        dz = (z - foot[2]) / foot[3]
-        close = (1 - (dx * dx + dz * dz)).clamp(min=0)
-        dark = self.points.new_zeros(b * self.n)
-        share = 0.6 * close * close * (1 - y / 0.5).clamp(0, 1)
-        self._deepen(dark, share, tile, owner[thing])
-        return dark.view(b, -1)
-
-    def _deepen(self, dark: Tensor, share: Tensor, tile: Tensor, owner: Tensor) -> None:
-        """Raise `dark` to the shares (64, k) of tiles (k,) in the copies of their owners."""
-        share = share.reshape(-1)
-        some = share.nonzero()[:, 0]
-        ray = (self.rays.index_select(1, tile) + owner * self.n).view(-1)
-        dark.scatter_reduce_(0, ray.index_select(0, some), share.index_select(0, some), "amax")
-
-
-def lit(view: View, shell: int, lamp: Tensor, soft: float, feet: np.ndarray) -> Tensor:
-    """(k,) how much of the lamp reaches things with feet (k, 3) past the parts from `shell` on."""
-    heights = np.array([[0, 0.3, 0], [0, 0.8, 0], [0, 1.3, 0]])
-    points = (feet + heights[:, None]).reshape(-1, 3).T.astype(np.float32)
-    points = torch.from_numpy(points).to(lamp.device)  # (3, 3 * k)
-    ray = torch.arange(points.shape[1], device=lamp.device)
-    tiles = Tiles(points, ray >= 0, ray.view(3, -1), lamp, soft)
-    dark = tiles.shadows(view, torch.zeros_like(view.kind), 1, shell).view(3, -1)
-    return 1 - (dark[0] + dark[1] + dark[2]) / 3
+    at = grid(frame)
+    points = np.empty((3, TILE * TILE), np.float32)
+    side = frame.n // TILE
+    dim[:] = f(0)
+    for tile in range(len(balls)):
+        ball = balls[tile]
+        if ball[3] < f(0):
+            continue
+        for k in range(first, end):
+            gap = feet[k, 0] - ball[0], feet[k, 1] - ball[1], feet[k, 2] - ball[2]
+            if np.sqrt(dot(gap, gap)) >= reach[k] + ball[3]:
+                continue
+            _points(frame, at, z, tile, points)
+            for i in range(TILE * TILE):
+                x = (points[0, i] - feet[k, 0]) / reach[k]
+                y = (points[2, i] - feet[k, 2]) / reach[k]
+                close = max(f(1) - (x * x + y * y), f(0))
+                low = clamp(f(1) - points[1, i] / f(0.5), 0, 1)
+                share = f(0.6) * close * close * low
+                row = tile // side * TILE + i // TILE
+                column = tile % side * TILE + i % TILE
+                dim[row, column] = max(dim[row, column], share)

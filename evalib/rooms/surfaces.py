@@ -1,132 +1,131 @@
 """What surfaces look like where rays meet them: normals, and patterns from stripes to leaves.
 
 Patterns are functions of metres on the surface, so that a picture of any size shows the same; one
-too fine for the distance between rays fades to its mean. Noise comes from a table that repeats.
+too fine for the distance between rays fades to its mean. Noise comes from tables that repeat.
 """
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from evalib.rooms.rays import BOX, TUBE, View, dot
+from evalib.rooms.kernels import scalar
+from evalib.rooms.rays import BOX, TUBE, along_ray, clamp, dot, f, way_of
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
+PLAIN, STRIPES, CHECKS, BRICKS, NOISE, WOOD, CELLS, LEAVES = range(len(TEXTURES))
 SMOOTH, WHITE = 0, 1  # noise of many scales about 0 (std 1), and independent numbers 0..1
 SIDE = 512  # of a table of noise
 
 
-class Surface(NamedTuple):
-    """What n rays meet."""
-
-    point: Tensor  # (3, n) m
-    normal: Tensor  # (3, n)
-    colour: Tensor  # (3, n) linear RGB
-    glow: Tensor  # (n,) light of its own
-
-
-def surface(view: View, part: Tensor, u: Tensor, v: Tensor, z: Tensor, across: int) -> Surface:
-    """Point, normal and colour where rays (u, v), each (n,), meet parts (n,) at z (n,) m."""
-    kind = view.kind.index_select(0, part)
-    o, a, b, c = view.ray.index_select(2, part)  # (3, n)
-    p = o + z * (a * u + b * v + c)  # in the part's coordinates
-    size = p.abs()
-    flat_y = (size[1] >= size[0]) & (size[1] >= size[2])
-    on_x = (size[0] > size[2]) & ~flat_y
-    cap = (kind == TUBE) & (size[1] > 0.9999)
-    of_box = torch.stack([on_x, flat_y, ~(on_x | flat_y)])
-    of_round = torch.stack([~cap, cap | (kind != TUBE), ~cap])
-    normal = p * torch.where(kind == BOX, of_box, of_round)  # not of unit length
-    normal = dot(view.inward[:3].transpose(0, 1).index_select(2, part), normal)
-    normal = normal * (1 / dot(normal, normal).sqrt().clamp(min=1e-9))
-    eye, a, b, c = view.world_ray
-    ray = c + a * u + b * v  # (3, n)
-    tan = view.camera.tan
-    facing = -dot(ray, normal) / dot(ray, ray).sqrt()
-    blur = z * (2 * tan / across) / facing.clamp(min=0.1)  # metres between neighbouring rays
-    x, y, depth = p * view.half.index_select(1, part)  # metres from the part's middle
-    along = torch.where(on_x, depth, x)
-    up = torch.where(flat_y, depth, y)
-    paint = view.paint.index_select(1, part)
-    texture, rate, phase, glow = paint[6:]
-    mix, gain = _texture(texture.long(), along, up, rate, phase, blur)
-    colour = (paint[:3] + mix * (paint[3:6] - paint[:3])) * gain
-    return Surface(z * ray + eye, normal, colour, glow)
-
-
-@lru_cache(maxsize=4)
-def _tables(device: str) -> Tensor:
-    """(2, SIDE * SIDE): the smooth and the white noise."""
+def _tables() -> np.ndarray:
+    """(2, SIDE, SIDE) float32: the smooth and the white noise."""
     rng = np.random.Generator(np.random.Philox(key=7))
     total = np.zeros((SIDE, SIDE))
     for cells in (8, 16, 32, 64, 128):
         grain = np.pad(rng.random((cells, cells)) - 0.5, ((0, 1), (0, 1)), mode="wrap")
         at = np.arange(SIDE) * cells / SIDE
-        i, f = at.astype(int), at % 1
-        f = f * f * (3 - 2 * f)
-        rows = grain[i] * (1 - f[:, None]) + grain[i + 1] * f[:, None]
-        total += (rows[:, i] * (1 - f) + rows[:, i + 1] * f) * (8 / cells) ** 0.6
-    both = np.stack([total / total.std(), rng.random((SIDE, SIDE))]).reshape(2, -1)
-    return torch.from_numpy(both.astype(np.float32)).to(device)
+        i, t = at.astype(int), at % 1
+        t = t * t * (3 - 2 * t)
+        rows = grain[i] * (1 - t[:, None]) + grain[i + 1] * t[:, None]
+        total += (rows[:, i] * (1 - t) + rows[:, i + 1] * t) * (8 / cells) ** 0.6
+    return np.stack([total / total.std(), rng.random((SIDE, SIDE))]).astype(np.float32)
 
 
-def _noise(table: int, a: Tensor, b: Tensor) -> Tensor:
+TABLES = _tables()
+
+
+@scalar
+def surface(part, frame, u, v, z, tables):
+    """What the ray (u, v) meets at z m on a part: point, m, normal, colour and its own light."""
+    ray = part.ray
+    ox = ray[0, 0] + z * (ray[1, 0] * u + ray[2, 0] * v + ray[3, 0])  # in the part's coordinates
+    oy = ray[0, 1] + z * (ray[1, 1] * u + ray[2, 1] * v + ray[3, 1])
+    oz = ray[0, 2] + z * (ray[1, 2] * u + ray[2, 2] * v + ray[3, 2])
+    flat_y = abs(oy) >= abs(ox) and abs(oy) >= abs(oz)
+    on_x = abs(ox) > abs(oz) and not flat_y
+    cap = part.kind == TUBE and abs(oy) > f(0.9999)
+    if part.kind == BOX:
+        normal = ox * f(on_x), oy * f(flat_y), oz * f(not (on_x or flat_y))
+    else:
+        normal = ox * f(not cap), oy * f(cap or part.kind != TUBE), oz * f(not cap)
+    inward = part.inward
+    normal = dot(inward[0], normal), dot(inward[1], normal), dot(inward[2], normal)
+    unit = f(1) / max(np.sqrt(dot(normal, normal)), f(1e-9))
+    normal = normal[0] * unit, normal[1] * unit, normal[2] * unit
+    way = way_of(frame, u, v)
+    facing = -dot(way, normal) / np.sqrt(dot(way, way))
+    blur = z * frame.step / max(facing, f(0.1))  # metres between neighbouring rays
+    along = oz * part.half[2] if on_x else ox * part.half[0]  # metres from the part's middle
+    up = oz * part.half[2] if flat_y else oy * part.half[1]
+    paint = part.paint
+    mix, gain = _texture(paint, along, up, blur, tables)
+    colour = (
+        (paint[0] + mix * (paint[3] - paint[0])) * gain,
+        (paint[1] + mix * (paint[4] - paint[1])) * gain,
+        (paint[2] + mix * (paint[5] - paint[2])) * gain,
+    )
+    return along_ray(frame, u, v, z), normal, colour, paint[9]
+
+
+@scalar
+def _noise(table, a, b):
     """Look up a table, that repeats, at whole coordinates."""
-    cell = (a.long() & (SIDE - 1)) * SIDE + (b.long() & (SIDE - 1))
-    return _tables(str(a.device))[table].take(cell)
+    return table[np.int64(a) & (SIDE - 1), np.int64(b) & (SIDE - 1)]
 
 
-def clouds(x: Tensor, y: Tensor) -> Tensor:
+@scalar
+def clouds(smooth, x, y):
     """Drifts of noise, about 1 long: two turned layers, whose sum repeats too far off to notice."""
-    x, y = x * 64, y * 64
-    turned = _noise(SMOOTH, x * 0.4 - y * 0.13, x * 0.13 + y * 0.4)
-    return _noise(SMOOTH, x, y) + 0.7 * turned
+    x *= f(64)
+    y *= f(64)
+    turned = _noise(smooth, x * f(0.4) - y * f(0.13), x * f(0.13) + y * f(0.4))
+    return _noise(smooth, x, y) + f(0.7) * turned
 
 
-def _band(x: Tensor, blur: Tensor, width: float = 0.5) -> Tensor:
+@scalar
+def _band(x, blur, width):
     """1 within `width` of a period around whole numbers, 0 elsewhere, edges as wide as `blur`."""
-    away = 0.5 - (x - x.floor() - 0.5).abs()
-    sharp = ((width / 2 - away) / blur.clamp(min=0.02) + 0.5).clamp(0, 1)
-    return width + (sharp - width) * (1.6 - 1.6 * blur).clamp(0, 1)  # the mean when too fine to see
+    away = f(0.5) - abs(x - np.floor(x) - f(0.5))
+    sharp = clamp((f(width / 2) - away) / max(blur, f(0.02)) + f(0.5), 0, 1)
+    seen = clamp(f(1.6) - f(1.6) * blur, 0, 1)
+    return f(width) + (sharp - f(width)) * seen  # the mean when too fine to see
 
 
-def _pattern(name: str, x: Tensor, y: Tensor, blur: Tensor) -> tuple[Tensor, Tensor | float]:
-    """How much of colour b, and how bright, at x, y in repeats; `blur` repeats between rays."""
-    if name == "stripes":
-        return _band(y, blur), 1.0
-    if name == "checks":
-        return (_band(x, blur) - _band(y, blur)).abs(), 1.0
-    if name == "noise":
-        return (0.5 + 0.3 * clouds(x, y)).clamp(0, 1), 1.0
-    if name == "leaves":
-        mix = (0.5 + 0.5 * clouds(x * 2.8, y * 2.8)).clamp(0, 1)
-        return mix, 0.4 + 0.9 * mix
-    if name == "bricks":
-        row = (2 * y).floor()
-        cell = x + row * 0.5
-        tone = (_noise(WHITE, cell.floor() + 90, row) - 0.5) * (0.75 - 0.75 * blur).clamp(0, 0.5)
-        return torch.maximum(_band(cell, blur, 0.05), _band(2 * y, 2 * blur, 0.1)), 1 + tone
-    if name == "wood":
-        plank = y.floor()
-        grain = _noise(SMOOTH, x * 6 + plank * 77, y * 90 + plank * 31)
-        tone = (_noise(WHITE, plank, plank + 9) - 0.5) * (0.6 - 0.6 * blur).clamp(0, 0.4)
-        return (0.5 + 0.3 * grain).clamp(0, 1), (1 + tone) * (1 - 0.5 * _band(y, blur, 0.04))
-    cell, row = x.floor(), (y * 0.2).floor()  # upright cells: backs of books, boards of a fence
-    bright = 0.6 + 0.8 * _noise(WHITE, cell, row + 7)
-    return _noise(WHITE, cell + 40, row), bright * (1 - 0.4 * _band(x, blur, 0.12))
-
-
-def _texture(kind: Tensor, a, b, rate, phase, blur: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix of two colours 0..1 and a brightness factor, at a, b metres, all (n,)."""
-    mix = torch.zeros_like(a)
-    bright = 1 + 0.04 * _noise(SMOOTH, a * 120 + phase * 999, b * 120 + phase * 555)  # grain
-    where = torch.stack([a * rate + phase, b * rate + phase, blur * rate])  # (3, n) in repeats
-    for number, name in enumerate(TEXTURES[1:], 1):  # plain has no pattern
-        at = (kind == number).nonzero()[:, 0]
-        if len(at):
-            share, factor = _pattern(name, *where.index_select(1, at))
-            mix.index_copy_(0, at, share)
-            bright.index_copy_(0, at, bright.index_select(0, at) * factor)
-    return mix, bright
+@scalar
+def _texture(paint, along, up, blur, tables):
+    """How much of colour b, 0..1, and how bright a paint is at `along`, `up` m."""
+    smooth, white = tables[SMOOTH], tables[WHITE]
+    texture, rate, phase = int(paint[6]), paint[7], paint[8]
+    grain = _noise(smooth, along * f(120) + phase * f(999), up * f(120) + phase * f(555))
+    bright = f(1) + f(0.04) * grain
+    x = along * rate + phase  # in repeats, as y and blur
+    y = up * rate + phase
+    blur = blur * rate
+    if texture == PLAIN:
+        return f(0), bright
+    if texture == STRIPES:
+        return _band(y, blur, 0.5), bright
+    if texture == CHECKS:
+        return abs(_band(x, blur, 0.5) - _band(y, blur, 0.5)), bright
+    if texture == NOISE:
+        return clamp(f(0.5) + f(0.3) * clouds(smooth, x, y), 0, 1), bright
+    if texture == LEAVES:
+        mix = clamp(f(0.5) + f(0.5) * clouds(smooth, x * f(2.8), y * f(2.8)), 0, 1)
+        return mix, bright * (f(0.4) + f(0.9) * mix)
+    if texture == BRICKS:
+        row = np.floor(f(2) * y)
+        cell = x + row * f(0.5)
+        tone = _noise(white, np.floor(cell) + f(90), row) - f(0.5)
+        tone = f(1) + tone * clamp(f(0.75) - f(0.75) * blur, 0, 0.5)
+        joint = max(_band(cell, blur, 0.05), _band(f(2) * y, f(2) * blur, 0.1))
+        return joint, bright * tone
+    if texture == WOOD:
+        plank = np.floor(y)
+        grain = _noise(smooth, x * f(6) + plank * f(77), y * f(90) + plank * f(31))
+        tone = _noise(white, plank, plank + f(9)) - f(0.5)
+        tone = f(1) + tone * clamp(f(0.6) - f(0.6) * blur, 0, 0.4)
+        gap = f(1) - f(0.5) * _band(y, blur, 0.04)
+        return clamp(f(0.5) + f(0.3) * grain, 0, 1), bright * (tone * gap)
+    cell = np.floor(x)  # upright cells: backs of books, boards of a fence
+    row = np.floor(y * f(0.2))
+    tone = f(0.6) + f(0.8) * _noise(white, cell, row + f(7))
+    edge = f(1) - f(0.4) * _band(x, blur, 0.12)
+    return _noise(white, cell + f(40), row), bright * (tone * edge)

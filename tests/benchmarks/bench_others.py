@@ -216,7 +216,7 @@ def print_resumes(parent: Path) -> None:
 
 def trainings(folder: Path) -> dict[str, Train]:
     """The rows of table B."""
-    pack = dataset.build("mid-1000", 32, limit=N_SAMPLES, root=folder, device="cpu", progress=False)
+    pack = dataset.build("mid-1000", 32, limit=N_SAMPLES, root=folder, progress=False)
     rows = {"Lightning `fit(ckpt_path='last')`": train_lightning} if pl else {}
     return rows | {
         "Accelerate `skip_first_batches`": partial(train_accelerate, False),

@@ -215,7 +215,7 @@ def test_sliders_and_uploads_of_notebook_05_change_its_pictures(jupyter, page, t
     sample = 36095  # of background 9; a tenth of the picture is new
     bg, img = rooms.render_backgrounds([9], 384)["bg"], rooms.render([sample], 384)["fg_bg"]
     for name, array in {"bg": bg, "img": img}.items():
-        Image.fromarray(array[0].numpy()).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(array[0]).save(tmp_path / f"{name}.jpg")
     run_all(page, jupyter, "05")
     done = page.locator(jupyter[0].cell).last.get_by_text("one distance known   depth")
     error = page.locator(jupyter[0].error)

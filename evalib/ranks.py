@@ -1,0 +1,189 @@
+"""Several processes that train as one; `accelerate launch` or `torchrun` starts them.
+
+A step's batch is dealt out, each process computes on its share, and gradients, BatchNorm's
+statistics, losses and scores are averaged over all. Then each has the weights that one process
+would have, but for rounding. What must be decided is decided by all, on the CPU.
+
+Gradients are averaged here and not by DistributedDataParallel: whatever part of a network a step
+leaves out has no gradient in any process and nobody waits for it, and as the sums are taken in one
+order always, a run resumed in as many processes is bit for bit the run that was never stopped (DDP
+sorts its buckets anew after the first step). The price: nothing is sent during the backward pass.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from evalib.config import precision
+
+PATIENCE = timedelta(minutes=30)  # with the others: one may render a pack, or wait for Drive
+
+
+def accelerator(device: str | None = None) -> Accelerator:
+    """Bring the processes together, if there are others, each on its device: a GPU if there is one
+    and `device` is not "cpu". Accelerate's state is one a process, and begins anew here."""
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"  # launched with --cpu
+    mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    together = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[together])
+
+
+def leave() -> None:
+    """The end of what the processes do together; without it NCCL complains."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Ranks:
+    """This process, number `rank` of `world`; `main` is the one that writes files and prints.
+
+    Alone (`world` 1) each method gives back what it got. All others must be called by all
+    processes, in one order, after Accelerate has brought them together.
+    """
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.world = dist.get_world_size() if together else 1
+        self.main = self.rank == 0
+        self.share = slice(self.rank, None, self.world)  # of the samples of a step
+        # Beside NCCL's: through this one no decision has to wait for a GPU.
+        self._group = dist.new_group(backend="gloo") if self.world > 1 else None
+
+    def same(self, value: Any) -> Any:
+        """What the main process calls so; it must be picklable."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def each(self, value: Any) -> list:
+        """The values of all processes, by rank."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether some process raises it."""
+        if self.world == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(raised, dist.ReduceOp.MAX, group=self._group)
+        return [bool(flag) for flag in raised]
+
+    def first(self, action: Callable[[], Any]) -> Any:
+        """The result of `action`, done by the main process while the others wait; None for them.
+        Its error is everybody's: else they would wait for ever."""
+        if self.world == 1:
+            return action()
+        result = error = None
+        if self.main:
+            try:
+                result = action()
+            except Exception as caught:
+                error = caught
+        if error := self.same(error):
+            raise error
+        return result
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over all processes, element by element, on x's device."""
+        if self.world > 1:
+            x = x.clone()
+            dist.all_reduce(x)
+            x /= self.world
+        return x
+
+    def refuse_uneven(self, counts: dict[int, int]) -> None:
+        """Raises: ValueError: `counts`, the samples of a step by size, cannot be dealt out alike:
+        means over unequal shares would not add up to the mean over all."""
+        if any(n % self.world for n in counts.values()):
+            found = ", ".join(f"{n} of {size} px" for size, n in counts.items())
+            raise ValueError(
+                f"a step has {found}, and there are {self.world} processes; needed: as many "
+                "samples for each. Take another batch_size, other sizes, or fewer processes"
+            )
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Each gradient becomes its mean over all processes; those that are None stay None."""
+        if self.world == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = self.mean(torch.cat([grad.flatten() for grad in grads]))
+        parts = flat.split([grad.numel() for grad in grads])
+        shaped = [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
+        torch._foreach_copy_(grads, shaped)
+
+    def share_statistics(self, network: nn.Module) -> None:
+        """Let each BatchNorm see the whole batch, as in one process, not only this one's share."""
+        for module in network.modules() if self.world > 1 else ():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = BatchNorm  # parameters, buffers and their names stay
+                module.ranks = self
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d over equal shares of a batch, a share a process. nn.SyncBatchNorm has no CPU,
+    and waits for the GPU in each layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        x_mean, x_square = self._moments(x)
+        mean = x_mean.float()
+        var = (x_square - x_mean.square()).float()
+        with torch.no_grad():
+            n = self.ranks.world * x.numel() / len(mean)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return _Normal.apply(x, mean, var, self.weight, self.bias, self.eps, self.ranks)
+
+    @torch.no_grad()
+    def _moments(self, x: Tensor) -> Tensor:
+        """Means of x and of x^2, (2, C), in float64: their difference keeps the digits it needs."""
+        var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        mean = mean.double()
+        return self.ranks.mean(torch.stack([mean, var + mean.square()]))
+
+
+class _Normal(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) * weight + bias, where mean and var are of all processes' x."""
+
+    @staticmethod
+    def forward(ctx, x, mean, var, weight, bias, eps, ranks):
+        ctx.save_for_backward(x, mean, var, weight)
+        ctx.eps, ctx.ranks = eps, ranks
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Source: Ioffe & Szegedy 2015, section 3; its two sums run over the whole batch."""
+        x, mean, var, weight = ctx.saved_tensors
+        sums = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+        )
+        _, for_weight, for_bias = sums  # (C,): sum(grad * normal x), sum(grad)
+        n = x.numel() / len(mean)
+        of_normal, of_one = ctx.ranks.mean(torch.stack([for_weight, for_bias])) / n
+        scale = (var + ctx.eps).rsqrt()
+        by_grad = weight * scale
+        by_x = -by_grad * scale * of_normal
+        rest = -by_grad * of_one - by_x * mean
+        by_grad, by_x, rest = (c[:, None, None] for c in (by_grad, by_x, rest))  # (C, 1, 1)
+        for_x = torch.addcmul(torch.addcmul(rest, x, by_x), grad, by_grad)  # of grad, x and 1
+        return for_x.to(x.dtype), None, None, for_weight, for_bias, None, None

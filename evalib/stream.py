@@ -1,0 +1,270 @@
+"""A stream: samples rendered while training, seen a few times and forgotten.
+
+For each size of picture there is a belt of blocks, rendered by worker processes a little ahead of
+training. A block holds LANES backgrounds and some samples of each. BLOCKS of them are the window:
+training goes through it once, in a shuffled order (a round), then it moves on by BLOCKS / reuse
+blocks (for a reuse of 16: by one after two rounds), so that every sample is seen `reuse` times.
+Which samples a step sees follows from (config, step): a machine with an empty disk renders one
+window and goes on, bit for bit.
+"""
+
+import threading
+import time
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from evalib import manifest, rng
+from evalib.config import BLOCKS, LANES, REUSES, Config
+from evalib.worker import Worker
+
+WORKERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
+
+
+class Stream:
+    """The samples of all steps of `config`, from the training subset of a rendered tier.
+
+    Close it at last.
+    Input:
+        share:   which samples of a step, and so which lanes, this one of several processes has.
+        workers: processes that render; no result depends on their number.
+    Raises: ValueError: the tier has another source, or processes cannot share the lanes evenly.
+    """
+
+    def __init__(
+        self, tier: str, config: Config, share: slice = slice(None), *, workers: int = 1
+    ) -> None:
+        row = manifest.find(tier)
+        if row.source not in WORKERS:
+            raise ValueError(
+                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(WORKERS)}"
+            )
+        if LANES % (share.step or 1):
+            raise ValueError(f"{share.step} processes came; a stream needs 1, 2, 4, 8 or {LANES}")
+        self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
+        self.steps_per_epoch = self.belts[config.all_sizes[0]].steps_per_round
+        self.workers = [Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
+        self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
+        self.changed = threading.Condition()  # held by whoever looks at or changes what follows
+        self.started = False
+        self.closed = False
+        self.error: Exception | None = None
+
+    def size_of_batch(self, size: int) -> int:
+        """Samples in a step of pictures of this size."""
+        return self.belts[size].n_batch
+
+    def take(self, step: int, size: int) -> dict[str, torch.Tensor]:
+        """The step's pictures in uint8 as `Pack.gather` has them, row (B,): their ids, key (B,).
+
+        Waits until they are rendered. Steps go up, but for a few that are taken at a time.
+        Raises: RuntimeError: they cannot be rendered.
+        """
+        belt = self.belts[size]
+        number, first, places = belt.places(step)
+        with self.changed:
+            self._start(step)
+            belt.move_to(first)
+            self.changed.notify_all()
+            while not belt.has(first):
+                if self.closed or self.error:
+                    raise RuntimeError(f"no more samples are rendered: {self.error or 'closed'}")
+                self.changed.wait()
+        return belt.gather(number, first, places)
+
+    def speeds(self) -> dict[int, float]:
+        """Samples that all workers together rendered in a second, so far, of each size."""
+        return {
+            size: len(self.workers) * belt.n_rendered / belt.rendering_s
+            for size, belt in self.belts.items()
+            if belt.n_rendered
+        }
+
+    def close(self) -> None:
+        """End the workers."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        for worker in self.workers:
+            worker.end()
+        for thread in self.threads if self.started else ():
+            thread.join()
+
+    def _start(self, step: int) -> None:
+        """Begin to render: from here on, which is not step 0 when a run goes on."""
+        if not self.started:
+            self.started = True
+            for belt in self.belts.values():
+                belt.begin(step)
+            for thread in self.threads:
+                thread.daemon = True  # a program that forgets to close ends all the same
+                thread.start()
+
+    def _work(self, worker: Worker) -> None:
+        """Render whatever is needed next."""
+        try:
+            while job := self._next_job():
+                belt, block = job
+                start = time.perf_counter()
+                belt.render(block, worker)
+                seconds = time.perf_counter() - start
+                with self.changed:
+                    belt.done(block, seconds)
+                    self.changed.notify_all()
+        except (OSError, RuntimeError) as error:
+            with self.changed:
+                self.error = error
+                self.changed.notify_all()
+        finally:
+            worker.stop()
+
+    def _next_job(self) -> "tuple[Belt, int] | None":
+        """The belt whose next block is needed first, and that block. Waits while nothing is to be
+        rendered; None: closed, or it cannot be."""
+        with self.changed:
+            while not (self.closed or self.error):
+                hungry = [belt for belt in self.belts.values() if belt.hungry()]
+                if hungry:
+                    belt = min(hungry, key=lambda belt: belt.needed_at(belt.next))
+                    belt.next += 1
+                    return belt, belt.next - 1
+                self.changed.wait()
+        return None
+
+
+class Belt:
+    """The blocks of one size, numbered from 0; block j is kept at j % capacity of the arrays.
+
+    L lanes are this rank's; a lane of a block is one background and n samples of it.
+    """
+
+    def __init__(self, tier: manifest.Tier, config: Config, size: int, share: slice) -> None:
+        self.size = size
+        self.seed = config.seed
+        self.share = share
+        self.lanes = np.arange(LANES)[share]  # (L,)
+        self.steps = np.flatnonzero(config.turns == size)  # those that see this size
+        self.n_batch = config.size_of_batch(size)
+        # fewer of large pictures, but never less than a batch
+        n = config.window * config.all_sizes[0] / size / (BLOCKS * LANES)
+        self.n = max(1, round(n), -(-self.n_batch // (BLOCKS * LANES)))
+        self.steps_per_round = BLOCKS * LANES * self.n // self.n_batch
+        self.stride = max(1, BLOCKS // config.reuse)  # blocks by which the window moves on
+        self.rounds = max(1, config.reuse // BLOCKS)  # in each window
+        self.end = self.first((len(self.steps) - 1) // self.steps_per_round) + BLOCKS
+        self.kept = 0  # first block that is kept
+        self.next = 0  # next block to be rendered
+        self.ready: set[int] = set()
+        self.n_rendered = 0
+        self.rendering_s = 0.0
+        backgrounds = np.arange(*tier.backgrounds)
+        self.backgrounds = backgrounds[~manifest.held_out(backgrounds)]
+        of_a_background = manifest.index_of(np.arange(manifest.N_FG * manifest.N_PLACEMENTS))
+        trained = manifest.subset_of(of_a_background) == manifest.SUBSETS.index("train")
+        self.samples = np.flatnonzero(trained)  # of any background, counted from its first
+        # a round behind, which may still be read, and one ahead
+        self.capacity = BLOCKS + 2 * self.stride
+        shape = (self.capacity, len(self.lanes), self.n)
+        self.ids = np.zeros(shape, np.int64)
+        maps = (*shape, size, size)
+        bg_maps = (*shape[:2], size, size)
+        self.arrays = {
+            "bg": np.empty((*bg_maps, 3), np.uint8),
+            "bg_depth": np.empty(bg_maps, np.uint8),
+            "fg_bg": np.empty((*maps, 3), np.uint8),
+            "mask": np.empty(maps, np.uint8),
+            "depth": np.empty(maps, np.uint8),
+        }
+
+    def places(self, step: int) -> tuple[int, int, tuple[np.ndarray, ...]]:
+        """The round a step is in, the first block of its window, and where its samples stand:
+        block of the window, lane, number in the lane, each (B,)."""
+        nth = int(np.searchsorted(self.steps, step))
+        number, i = divmod(nth, self.steps_per_round)
+        place = (i * self.n_batch + np.arange(self.n_batch))[self.share]
+        place, lane = np.divmod(place, LANES)
+        # one shuffle for all lanes, each turned on by some way of its own: others meet every round
+        n = BLOCKS * self.n
+        place = rng.permuted(place, n, self.seed, self._stream("round", number))
+        keys = rng.sample_keys(self.seed, number, np.arange(LANES))
+        turn = rng.integers(keys, "turn", n)[:, 0]
+        block, i = np.divmod((place + turn[lane]) % n, self.n)
+        return number, self.first(number), (block, lane, i)
+
+    def first(self, number: int) -> int:
+        """The first block of a round's window."""
+        return number // self.rounds * self.stride
+
+    def gather(self, number: int, first: int, places: tuple) -> dict[str, torch.Tensor]:
+        """Copies of the samples at `places` of the window from block `first` on."""
+        block, lane, i = places
+        block = (first + block) % self.capacity
+        lane = np.searchsorted(self.lanes, lane)
+        raw = {
+            name: torch.from_numpy(x[block, lane] if name.startswith("bg") else x[block, lane, i])
+            for name, x in self.arrays.items()
+        }
+        ids = self.ids[block, lane, i]
+        raw["key"] = torch.from_numpy(rng.sample_keys(self.seed, number, ids))
+        return raw | {"row": torch.from_numpy(ids)}
+
+    def ids_of(self, block: int) -> np.ndarray:
+        """(L, n) sample ids. Lanes take turns to choose from the shuffled backgrounds; when all had
+        their turn they come again, in another order, with other samples."""
+        visits, places = np.divmod(block * LANES + self.lanes, len(self.backgrounds))
+        ids = np.empty((len(self.lanes), self.n), np.int64)
+        for lane, (visit, place) in enumerate(zip(visits, places, strict=True)):
+            order = self._stream("backgrounds", visit)
+            bg = self.backgrounds[
+                rng.permuted(np.array([place]), len(self.backgrounds), self.seed, order)
+            ][0]
+            which = (visit * self.n + np.arange(self.n)) % len(self.samples)
+            order = self._stream("samples", bg)
+            which = rng.permuted(which, len(self.samples), self.seed, order)
+            ids[lane] = bg * manifest.N_FG * manifest.N_PLACEMENTS + self.samples[which]
+        return ids
+
+    def render(self, block: int, worker: Worker) -> None:
+        ids = self.ids_of(block)
+        at = block % self.capacity
+        self.ids[at] = ids
+        bg = ids[:, 0] // (manifest.N_FG * manifest.N_PLACEMENTS)
+        worker.render(bg, ids.ravel(), self.size, {name: x[at] for name, x in self.arrays.items()})
+
+    def done(self, block: int, seconds: float) -> None:
+        self.ready.add(block)
+        self.n_rendered += self.ids[0].size
+        self.rendering_s += seconds
+
+    def begin(self, step: int) -> None:
+        """Nothing before the window of `step` will be asked for."""
+        nth = int(np.searchsorted(self.steps, step))
+        self.next = min(self.first(nth // self.steps_per_round), self.end)
+        self.kept = self.next
+
+    def move_to(self, first: int) -> None:
+        """Forget what stands more than a round before the window from block `first` on."""
+        self.kept = max(self.kept, first - self.stride)
+        self.ready = {block for block in self.ready if block >= self.kept}
+
+    def has(self, first: int) -> bool:
+        return self.ready.issuperset(range(first, first + BLOCKS))
+
+    def hungry(self) -> bool:
+        """Whether another block will be needed and has room."""
+        return self.next < min(self.kept + self.capacity, self.end)
+
+    def needed_at(self, block: int) -> int:
+        """The first step that may see a block."""
+        moves = max(0, -(-(block - BLOCKS + 1) // self.stride))
+        return int(self.steps[moves * self.rounds * self.steps_per_round])
+
+    def _stream(self, *what: object) -> int:
+        return crc32(repr((self.size, *map(str, what))).encode())
+
+
+def reuse(training_s: float, rendering_s: float) -> int:
+    """How often to see each sample so that training never waits: the least of REUSES that will do,
+    else the most. training_s: of a step; rendering_s: of as many samples."""
+    return next((r for r in REUSES if rendering_s <= r * training_s), REUSES[-1])

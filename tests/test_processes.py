@@ -1,0 +1,262 @@
+"""Training in two processes on the CPU, over gloo, as either launcher starts them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import bench_resume
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from evalib import checkpoint, dataset, layers, learner, ranks, runs, session, training
+from evalib.batches import Epochs
+from evalib.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 300  # of a launch, which takes ten seconds on an idle machine
+SHORT = dict(batch_size=8, log_every=10, evaluate_every=20, n_valid=8, ema=0.5)
+LONG = Config(sizes=((32, 80),), **SHORT)  # long enough to be killed on its way
+LOSSES = {
+    "small": Config(sizes=((32, 50),), **SHORT),
+    # 32 px leave the second stage out, 96 px do not; one head is never used
+    "parts": Config(sizes=(((32, 96), 6),), **SHORT | {"batch_size": 16, "depth_loss": ""}),
+    "lean": Config(network="lean", mask_loss="", sizes=((32, 4),), **SHORT),
+}
+
+
+def packs(folder):
+    """To train on, by size, and to evaluate as the command line does it."""
+    options = dict(root=folder / "packs", progress=False)
+    by_size = {size: dataset.build("playground-24", size, **options) for size in (32, 96)}
+    return by_size, dataset.build("evaluation", 32, limit=32, **options)
+
+
+@contextlib.contextmanager
+def float64():
+    """So exact that in fifty steps rounding grows to nothing: in float32 it grows to 1e-2, as it
+    does in one process if one weight is changed by 1e-7."""
+    weights, before = layers._weights, torch.get_default_dtype()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "_weights", lambda n, m: weights(n, m).astype(np.float64))
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(ranks, "precision", lambda device: "no")
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def losses(folder):
+    """Every term of every step, and the scores at the end, of each of LOSSES."""
+    by_size, valid = packs(folder)
+    found = {}
+    with float64():
+        for name, config in LOSSES.items():
+            ours = learner.Learner(config, by_size, valid, device="cpu")
+            batches = ours.to_come()
+            rows = []
+            for _ in range(config.n_steps):
+                ours.train_step(batches)
+                rows.append({k: v for k, v in ours.log({}).items() if not k.endswith("_s")})
+            found[name] = {"rows": rows, "scores": ours.evaluate()[0]}
+    return found
+
+
+def child(folder):
+    """What each process of `together` does; the main one writes what was found."""
+    by_size, valid = packs(folder)
+    found = {}
+    try:
+        learner.Learner(Config(**SHORT | {"batch_size": 7}), {64: by_size[32]}, device="cpu")
+    except ValueError as error:
+        found["said"] = str(error)
+    options = dict(device="cpu", valid=valid, progress=False)
+    run = training.train(LONG, by_size, folder / "straight", **options)
+    assert run.done
+    found["losses"] = losses(folder)
+    if not int(os.environ["RANK"]):
+        (folder / "found.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+def torchrun(*what):
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return [*run, *map(str, what)]
+
+
+def accelerate(*what):
+    """--multi_gpu means several processes; where there is no GPU they compute on the CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    run = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    run += ["--num_processes", "2", "--num_machines", "1"]
+    run += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # its defaults, else it warns
+    return [*run, "--main_process_port", port, *map(str, what)]
+
+
+@contextlib.contextmanager
+def launched(command, log):
+    """The launcher, its output in the file `log`; whatever happens, it leaves no process."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with open(log, "w") as file:
+        process = psutil.Popen(command, env=env, cwd=ROOT, stdout=file, stderr=file)
+    family = []
+    try:
+        yield process
+        family = process.children(recursive=True)
+        process.wait(LIMIT_S)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+        for member in [process, *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait(60)
+
+
+def send(process, number, rank, log):
+    """A signal to the process of that rank, and to no other."""
+    for member in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if member.environ().get("RANK") == str(rank):
+                member.send_signal(number)
+                return
+    raise AssertionError(f"there is no rank {rank}:\n{log.read_text()}")
+
+
+def wait_for_step(process, run, step, log):
+    """Until the run has a checkpoint of that step or a later one."""
+    end = time.monotonic() + LIMIT_S
+    while newest_step(run) < step:
+        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        time.sleep(0.01)
+
+
+def newest_step(run):
+    return max((int(path.name[5:15]) for path in run.glob("step-*.pt")), default=-1)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A folder with what two processes found, and a run that they made without a stop."""
+    folder = tmp_path_factory.mktemp("processes")
+    packs(folder)
+    with launched(torchrun(__file__, folder), folder / "log") as process:
+        pass
+    assert process.returncode == 0, (folder / "log").read_text()
+    return folder
+
+
+def test_each_sample_is_dealt_to_one_process(pack):
+    data = {32: pack}, np.arange(40), Config(sizes=((32, 1),), batch_size=8, seed=3)
+    shares = [Epochs(*data, slice(rank, None, 2)) for rank in (0, 1)]
+    alone = Epochs(*data)
+    epoch = []
+    for step in range(alone.steps_per_epoch):
+        rows = torch.cat([share.take(step, 32)["row"] for share in shares])
+        assert set(rows.tolist()) == set(alone.take(step, 32)["row"].tolist())
+        epoch += rows.tolist()
+    assert sorted(epoch) == list(range(40))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_two_processes_have_the_losses_and_scores_of_one(together, name, monkeypatch):
+    monkeypatch.setitem(globals(), "LOSSES", {name: LOSSES[name]})
+    theirs = json.loads((together / "found.json").read_text())["losses"][name]
+    ours = losses(together)[name]
+    assert len(ours["rows"]) == LOSSES[name].n_steps
+    for mine, other in zip(ours["rows"], theirs["rows"], strict=True):
+        assert mine == pytest.approx(other, rel=0, abs=1e-9)
+    assert ours["scores"] == pytest.approx(theirs["scores"], rel=0, abs=1e-9)
+
+
+def test_a_step_that_cannot_be_dealt_out_alike_is_refused(together):
+    said = json.loads((together / "found.json").read_text())["said"]
+    assert "7 of 64 px" in said and "2 processes" in said and "another batch_size" in said
+
+
+def test_statistics_of_the_whole_batch_are_those_of_torch(monkeypatch):
+    theirs = nn.BatchNorm2d(5).double()
+    nn.init.uniform_(theirs.weight, 0.5, 2)
+    nn.init.uniform_(theirs.bias, -1, 1)
+    network = nn.Sequential(nn.BatchNorm2d(5)).double()
+    network[0].load_state_dict(theirs.state_dict())
+    alone = ranks.Ranks()
+    monkeypatch.setattr(alone, "world", 2)
+    alone.share_statistics(network)
+    monkeypatch.setattr(alone, "world", 1)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    x = torch.randn(4, 5, 6, 6, dtype=torch.float64) * 3 + 7
+    grad = torch.randn_like(x)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for layer, mine in zip((theirs, network[0]), inputs, strict=True):
+        layer(mine).backward(grad)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(theirs.weight.grad, network[0].weight.grad)
+    torch.testing.assert_close(theirs.bias.grad, network[0].bias.grad)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(value, network[0].state_dict()[name])
+    torch.testing.assert_close(theirs.eval()(x), network.eval()(x))
+
+
+def test_a_killed_run_goes_on_in_two_processes_bit_for_bit_and_in_one(together, monkeypatch):
+    run, config, log = together / "run", together / "config.json", together / "killed.txt"
+    shutil.copy(together / "straight" / "config.json", config)
+    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run-dir", run]
+    what += ["--packs", together / "packs", "--checkpoint-every", "0.05s"]
+    with launched(accelerate(*what), log) as launcher:  # one process dies: no other goes on
+        wait_for_step(launcher, run, 5, log)
+        send(launcher, signal.SIGKILL, 1, log)
+    assert launcher.returncode != 0
+    killed_at = newest_step(run)
+    assert 5 <= killed_at < 80, "it was finished before it could be killed"
+
+    shutil.copytree(run, together / "alone")
+    by_size, valid = packs(together)
+    options = dict(device="cpu", valid=valid, progress=False)
+    with pytest.warns(UserWarning, match="began in 2 processes and goes on in 1"):
+        alone = training.train(LONG, by_size, together / "alone", **options)
+    assert alone.done and [row["step"] for row in alone.history] == [*range(10, 81, 10)]
+    assert runs.read_sessions(together / "alone")[-1]["first_step"] == str(killed_at)
+
+    log = together / "stopped.txt"
+    with launched(torchrun(*what), log) as launcher:  # one is asked to stop: all do
+        wait_for_step(launcher, run, killed_at + 5, log)
+        send(launcher, signal.SIGTERM, 1, log)
+    stopped_at = newest_step(run)
+    assert killed_at < stopped_at < 80, "it was finished before it could be stopped"
+    assert log.read_text().count(f"Stopped at step {stopped_at} of 80") == 1
+    assert json.loads((run / "lease.json").read_text()).keys() == {"turn"}  # given back
+
+    log = together / "finished.txt"
+    with launched(accelerate(*what), log) as launcher:
+        pass
+    assert launcher.returncode == 0, log.read_text()
+    assert log.read_text().count(f"Going on from step {stopped_at} of 80") == 1
+    assert log.read_text().count("finished at step 80") == 1
+    straight = together / "straight"
+    same = bench_resume.same(bench_resume.final(run), bench_resume.final(straight))
+    assert all(same.values()), same
+    assert checkpoint.best([run])[1]["score"] == checkpoint.best([straight])[1]["score"]
+
+
+def test_a_launchers_second_signal_is_not_a_second_wish():
+    with session.stop_signals(launched=True) as stop:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+    assert stop.asked and stop.terminated
+
+
+if __name__ == "__main__":
+    child(Path(sys.argv[1]))
