@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import evalib
-from evalib import checkpoint, config, dataset, learner, recipes, timing, unet
+from evalib import checkpoint, config, dataset, learner, ranks, recipes, timing, unet
 
 pytestmark = pytest.mark.cuda
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,7 +90,7 @@ def test_the_timer_measures_what_the_device_does():
 
 @needs_gpu
 def test_what_scales_fp16_is_stored_and_taken_up(playground, tmp_path, monkeypatch):
-    monkeypatch.setattr(learner, "precision", lambda device: "fp16")
+    monkeypatch.setattr(ranks, "precision", lambda device: "fp16")
     ours, losses = learned(playground, 4)
     assert np.isfinite(losses).all()
     checkpoint.write(tmp_path, *checkpoint.serialise(ours.state()))

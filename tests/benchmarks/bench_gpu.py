@@ -33,7 +33,20 @@ import card
 import repeated
 
 import evalib
-from evalib import config, dataset, learner, manifest, metrics, rooms, runs, timing, training, unet
+from evalib import (
+    config,
+    dataset,
+    learner,
+    manifest,
+    metrics,
+    ranks,
+    rooms,
+    runs,
+    session,
+    timing,
+    training,
+    unet,
+)
 
 Rows = list[dict[str, object]]
 
@@ -54,7 +67,9 @@ SIZE = 32 if SMOKE else 64  # px, of training
 N_PACK = 64 if SMOKE else 4096  # samples
 STEP_S = 0.2 if SMOKE else 3.0  # seconds of training a figure
 PRECISE_STEPS = 4 if SMOKE else 200  # before two precisions are compared
-N_FIRST = 16 if SMOKE else 1000  # samples rendered before the first step
+STREAMED = (32,) if SMOKE else (64, 128, 128)  # px, that take turns
+WINDOW = 128 if SMOKE else 4096  # samples rendered before the first step
+N_VALID = 2 if SMOKE else 128
 KILLS = 1 if SMOKE else 3
 KILLED_STEPS = 30 if SMOKE else 600
 FRAME_SIZES = (64,) if SMOKE else (64, 128, 224, 448)
@@ -202,7 +217,7 @@ def precisions(folder: Path) -> Rows:
     pack = repeated.build("wide-400k", SIZE, N_PACK, folder)
     rows = []
     for precision in ("no", "bf16", "fp16") if CUDA else ("no", "bf16"):
-        with patch.object(learner, "precision", lambda device, name=precision: name):
+        with patch.object(ranks, "precision", lambda device, name=precision: name):
             row = train_rate("small", BATCHES[1], pack, precision, PRECISE_STEPS)
         rows.append({"precision": precision} | row)
     return rows
@@ -219,7 +234,7 @@ def train_rate(
     card.release()
     settings = config.Config(network=network, sizes=((SIZE, 1_000_000),), batch_size=batch_size)
     trained = learner.Learner(settings, {SIZE: pack}, device=DEVICE.type)
-    with contextlib.closing(trained.to_come()) as batches, training._repeating_exactly(DEVICE):
+    with contextlib.closing(trained.to_come()) as batches, session.repeating_exactly(DEVICE):
 
         def step():
             return trained.train_step(batches)
@@ -246,7 +261,7 @@ def train_rate(
 
 
 def first_step(folder: Path) -> Rows:
-    """Seconds from an empty disk to the end of the first step, in a process of its own."""
+    """Seconds from an empty disk to the first step of a stream, as notebook 04 has it."""
     began = time.time()
     compiled = str(folder / "compiled")  # by numba, which would find what an earlier run left
     command = [__file__, "--child", "first", folder]
@@ -259,13 +274,17 @@ def first_step(folder: Path) -> Rows:
 
 def child_first(folder: Path) -> None:
     marks = {"imported": time.time()}
-    packs = {SIZE: dataset.build("mid-1000", SIZE, limit=N_FIRST, root=folder, progress=False)}
-    marks["rendered"] = time.time()
-    settings = config.Config(sizes=((SIZE, 1),), batch_size=BATCHES[0])
-    trained = learner.Learner(settings, packs)
+    settings = config.Config(
+        sizes=((STREAMED, 1000),), batch_size=BATCHES[0], window=WINDOW, n_valid=N_VALID
+    )
+    options = {"limit": 4 * N_VALID, "root": folder, "progress": False}  # of four subsets
+    valid = dataset.build("evaluation", settings.all_sizes[-1], **options)
+    marks["evaluation list rendered"] = time.time()
+    trained = learner.Learner(settings, "wide-400k", valid, workers=config.cores())
     marks["network on the device"] = time.time()
-    float(trained.train_step(trained.to_come()))
-    marks["first step"] = time.time()
+    with contextlib.closing(trained.to_come()) as batches:
+        float(trained.train_step(batches))
+        marks["first step"] = time.time()
     print(json.dumps(marks))
 
 
@@ -273,18 +292,18 @@ def kills(folder: Path) -> Rows:
     """A run killed (SIGKILL) and resumed, against one that never was: equal bit for bit?"""
     chance = random.Random(0)
     repeated.build("wide-400k", SIZE, N_PACK, folder / "packs")
-    session(folder, "straight").wait(PATIENCE_S)
+    started(folder, "straight").wait(PATIENCE_S)
     hits = []
     for _ in range(KILLS):
         before = bench_resume.newest_step(folder / "killed")
-        with session(folder, "killed") as process:
+        with started(folder, "killed") as process:
             while process.poll() is None and newest(folder / "killed") <= before:
                 time.sleep(0.002)
             time.sleep(chance.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)
             if process.wait() == -signal.SIGKILL:
                 hits.append(bench_resume.newest_step(folder / "killed"))
-    session(folder, "killed").wait(PATIENCE_S)
+    started(folder, "killed").wait(PATIENCE_S)
     expected = bench_resume.final(folder / "straight")
     same = bench_resume.same(bench_resume.final(folder / "killed"), expected)
     if not all(same.values()) or len(hits) < KILLS:
@@ -297,7 +316,7 @@ def newest(run: Path) -> int:
     return max((int(path.name[5:15]) for path in run.glob("step-*.pt")), default=-1)
 
 
-def session(folder: Path, run: str) -> subprocess.Popen:
+def started(folder: Path, run: str) -> subprocess.Popen:
     command = [sys.executable, __file__, "--child", "train", folder, run]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
 
