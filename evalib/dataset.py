@@ -198,8 +198,7 @@ def _locked(path: Path) -> AbstractContextManager:
 def _go_on(path: Path, header: dict, index: np.ndarray, progress: bool) -> None:
     """Append what is missing, in id order: neighbours share a background, drawn when it is met.
 
-    What is done is recorded after each chunk: no more than one has to be rendered again. One
-    process renders: two on two cores gain 30 to 50 %, for seconds of start and 800 MB each.
+    What is done is recorded after each chunk: no more than one has to be rendered again.
     """
     if not (path / "pack.json").exists():
         np.save(path / "index.npy", index)

@@ -151,7 +151,8 @@ class _Maps(nn.Module):
         self.model = model
 
     def forward(self, bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
-        return unet.predict(self.model, bg, fg_bg)
+        mask_pred, depth_pred = unet.predict(self.model, bg, fg_bg)
+        return mask_pred.clamp(max=1), depth_pred.clamp(max=1)  # onnxruntime may say 1.0000001
 
 
 def write_onnx(model: nn.Module, path: Path | str, *, size: tuple[int, int] = (224, 224)) -> None:

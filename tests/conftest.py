@@ -1,6 +1,5 @@
 import os
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests give the same answer everywhere
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
 
 import numpy as np
@@ -8,6 +7,11 @@ import pytest
 import torch
 
 from evalib import dataset
+
+
+def pytest_configure(config):
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests give the same answer everywhere
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ def test_small_stays_below_half_a_million():
 # --- gradients -------------------------------------------------------------------------------
 
 
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NO_GPU])]
 
 
 @pytest.mark.parametrize("device", DEVICES)

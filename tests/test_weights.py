@@ -255,6 +255,19 @@ def test_onnxruntime_answers_as_torch(tmp_path, size):
             assert abs(ours - theirs.numpy()).max() < 1e-4
 
 
+def test_a_sure_pixel_is_no_more_than_1_in_onnxruntime(tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    model = network()
+    for head in (model.coarse.mask_head, model.coarse.depth_head):
+        torch.nn.init.zeros_(head[1].weight)
+        torch.nn.init.constant_(head[1].bias, 17.482065)  # whose sigmoid is 1.0000001 there
+    weights.write_onnx(model, tmp_path / "small.onnx", size=(32, 32))
+    graph = ort.InferenceSession(tmp_path / "small.onnx")
+    images = {name: torch.rand(1, 3, 32, 32).numpy() for name in ("bg", "fg_bg")}
+    assert [float(x.max()) for x in graph.run(None, images)] == [1.0, 1.0]
+
+
 def test_a_graph_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def export(*_args, **_options):
         raise ModuleNotFoundError("No module named 'onnxscript'")
