@@ -297,6 +297,13 @@ def test_all_stop_after_the_same_step_if_one_is_asked_to(together):
     assert json.loads((together / "stopped" / "lease.json").read_text()).keys() == {"turn"}
 
 
+def test_a_launcher_that_starts_one_process_of_two_does_not_go_unnoticed(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="started one: use torchrun, or add --multi_gpu"):
+        assert ranks.accelerator("cpu").num_processes == 1
+
+
 def test_a_launchers_second_signal_is_not_a_second_wish():
     with session.stop_signals(launched=True) as stop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
