@@ -11,6 +11,7 @@ sorts its buckets anew after the first step). The price: nothing is sent during 
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -33,6 +34,10 @@ def accelerator(device: str | None = None) -> Accelerator:
     and `device` is not "cpu". Accelerate's state is one a process, and begins anew here."""
     cpu = device == "cpu" or not torch.cuda.is_available()
     cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"  # launched with --cpu
+    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    if launched and "RANK" not in os.environ:  # as accelerate does for a CPU
+        text = "of several processes the launcher started one: use torchrun, or add --multi_gpu"
+        warnings.warn(text, stacklevel=2)
     mixed_precision = precision(torch.device("cpu" if cpu else "cuda"))
     AcceleratorState._reset_state(reset_partial_state=True)
     together = InitProcessGroupKwargs(timeout=PATIENCE)

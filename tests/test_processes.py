@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalib import dataset, layers, learner, ranks, runs, session, stream, training
+from evalib import checkpoint, dataset, layers, learner, ranks, runs, session, stream, training
 from evalib.batches import Epochs
 from evalib.config import Config
 
@@ -95,6 +95,20 @@ def stopped(folder, by_size, options):
     return ranks.Ranks().each([run.step, bool(ended)])
 
 
+def refused(folder, by_size, options):
+    """What each process says of a folder that the main one, and no other, cannot read."""
+
+    def unmounted(folders):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    ours = ranks.Ranks()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as told:
+        if ours.main:
+            patch.setattr(checkpoint, "newest", unmounted)
+        training.train(LONG, by_size, folder / "refused", **options)
+    return ours.each(str(told.value))
+
+
 def child(folder):
     """What each process of `together` does; the main one writes what was found."""
     by_size, valid = packs(folder)
@@ -108,6 +122,7 @@ def child(folder):
     found["saved"] = newest_step(folder / "stopped")
     for name in ("straight", "killed", "stopped"):
         assert training.train(LONG, by_size, folder / name, **options).done
+    found["refused"] = refused(folder, by_size, options)
     found["losses"] = losses(folder)
     if not int(os.environ["RANK"]):
         (folder / "found.json").write_text(json.dumps(found))
@@ -269,12 +284,24 @@ def test_a_run_of_two_processes_goes_on_in_one(killed):
     assert runs.read_sessions(run.folder)[-1]["first_step"] == str(before)
 
 
+def test_what_the_main_process_cannot_do_ends_all(together):
+    said = json.loads((together / "found.json").read_text())["refused"]
+    assert len(said) == 2 and all("not connected" in text for text in said)
+
+
 def test_all_stop_after_the_same_step_if_one_is_asked_to(together):
     found = json.loads((together / "found.json").read_text())
     assert found["stopped"] == [[6, True], [6, True]] and found["saved"] == 6
     log = (together / "log").read_text()
     assert log.count(f"Stopped at step 6 of {N}") == log.count(f"from step 6 of {N}") == 1
     assert json.loads((together / "stopped" / "lease.json").read_text()).keys() == {"turn"}
+
+
+def test_a_launcher_that_starts_one_process_of_two_does_not_go_unnoticed(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="started one: use torchrun, or add --multi_gpu"):
+        assert ranks.accelerator("cpu").num_processes == 1
 
 
 def test_a_launchers_second_signal_is_not_a_second_wish():
