@@ -6,16 +6,16 @@ places the model and handles precision; its loader, scheduler and `save_state` d
 exactly, so they are not used.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evalib import dataset, metrics, recipes, schedule, session, timing, unet
-from evalib.average import Average
 from evalib.batches import Batches, Epochs
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
@@ -54,7 +54,7 @@ class Learner:
         self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         # Copied before it is prepared, which wraps `forward` for mixed precision.
-        self.ema = Average(self.network, config.ema)
+        self.ema = copy.deepcopy(self.network)  # the averaged weights
         self.ranks.share_statistics(self.network)
         parameters = self.network.parameters()
         self.fused = True if self.device.type == "cuda" else None  # one kernel for all parameters
@@ -97,7 +97,9 @@ class Learner:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.ema.update_parameters(self.network)
+            # at first a copy
+            share = 1 - self.config.ema if self.step else 1.0
+            torch._foreach_lerp_(_floats(self.ema), _floats(self.network), share)
         self.step += 1
         with self.timer("log"):  # on the device: reading a value would wait for it
             parts = {"loss": loss.detach(), **parts}
@@ -137,7 +139,7 @@ class Learner:
         chooses the best, by the first subset only: what is held out is reported, never chosen by.
         Raises: FloatingPointError, as `log`."""
         self.refuse_nonfinite()
-        predictor = unet.predictor(self.ema.module)
+        predictor = unet.predictor(self.ema)
         n = max(1, self.config.size_of_batch(self.valid.size) // self.ranks.world)
         scores = {}
         with self.timer("evaluate"):
@@ -157,7 +159,7 @@ class Learner:
 
     def best(self, score: float) -> dict:
         """The averaged weights as a checkpoint of the kind `best`."""
-        model = self.ema.module.state_dict()
+        model = self.ema.state_dict()
         return {"step": self.step, "model": model, "config": asdict(self.config), "score": score}
 
     def state(self) -> dict:
@@ -208,7 +210,7 @@ class Learner:
 
     def refuse_nonfinite(self) -> None:
         """Raises: FloatingPointError: a weight is not finite. Waits for the device once."""
-        tensors = [*self.network.state_dict().values(), *self.ema.module.state_dict().values()]
+        tensors = [*self.network.state_dict().values(), *self.ema.state_dict().values()]
         if not torch.stack([x.isfinite().all() for x in tensors]).all():
             raise FloatingPointError(
                 f"the weights are not finite at step {self.step}. Lower lr (now {self.lr:g}) and "
@@ -223,6 +225,12 @@ class Learner:
 
     def is_best(self, score: float) -> bool:
         return score > max(self.scores, default=-math.inf)
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    """Parameters and running statistics; BatchNorm's count of its batches is none of them."""
+    tensors = network.state_dict().values()
+    return [x for x in tensors if x.is_floating_point()]
 
 
 def _source(

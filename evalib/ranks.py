@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
@@ -148,47 +147,30 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        x_mean, x_square = self._moments(x)
-        mean = x_mean.float()
-        var = (x_square - x_mean.square()).float()
+        var, mean = torch.var_mean(x.to(self.weight.dtype), (0, 2, 3), correction=0)  # (C,)
+        mean = mean.double()  # so that a difference of squares keeps the digits it needs
+        moments = torch.stack([mean, var + mean.square()])
+        mean, square = _Mean.apply(moments, self.ranks)
+        var = square - mean.square()
         with torch.no_grad():
             n = self.ranks.world * x.numel() / len(mean)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var * n / (n - 1)).to(self.running_var), self.momentum)
             self.num_batches_tracked += 1
-        return _Normal.apply(x, mean, var, self.weight, self.bias, self.eps, self.ranks)
-
-    @torch.no_grad()
-    def _moments(self, x: Tensor) -> Tensor:
-        """Means of x and of x^2, (2, C), in float64: their difference keeps the digits it needs."""
-        var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
-        mean = mean.double()
-        return self.ranks.mean(torch.stack([mean, var + mean.square()]))
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        scale, shift = (c.to(self.weight.dtype)[:, None, None] for c in (scale, shift))
+        return torch.addcmul(shift, x, scale).to(x.dtype)
 
 
-class _Normal(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) * weight + bias, where mean and var are of all processes' x."""
+class _Mean(torch.autograd.Function):
+    """`Ranks.mean`, and its gradient: what all processes lose by it."""
 
     @staticmethod
-    def forward(ctx, x, mean, var, weight, bias, eps, ranks):
-        ctx.save_for_backward(x, mean, var, weight)
-        ctx.eps, ctx.ranks = eps, ranks
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+    def forward(ctx, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.mean(x)
 
     @staticmethod
-    def backward(ctx, grad):
-        """Source: Ioffe & Szegedy 2015, section 3; its two sums run over the whole batch."""
-        x, mean, var, weight = ctx.saved_tensors
-        sums = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
-        )
-        _, for_weight, for_bias = sums  # (C,): sum(grad * normal x), sum(grad)
-        n = x.numel() / len(mean)
-        of_normal, of_one = ctx.ranks.mean(torch.stack([for_weight, for_bias])) / n
-        scale = (var + ctx.eps).rsqrt()
-        by_grad = weight * scale
-        by_x = -by_grad * scale * of_normal
-        rest = -by_grad * of_one - by_x * mean
-        by_grad, by_x, rest = (c[:, None, None] for c in (by_grad, by_x, rest))  # (C, 1, 1)
-        for_x = torch.addcmul(torch.addcmul(rest, x, by_x), grad, by_grad)  # of grad, x and 1
-        return for_x.to(x.dtype), None, None, for_weight, for_bias, None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.mean(grad), None

@@ -145,7 +145,7 @@ def train(
     if terminated:  # saved; now for the one who was asked
         sys.stdout.flush()
         signal.raise_signal(signal.SIGTERM)
-    model = _best_model(learner, run_dir) if ranks.main else learner.ema.module.eval()
+    model = _best_model(learner, run_dir) if ranks.main else learner.ema.eval()
     on_drive = bool(uploads and uploads.all_there)
     return runs.Run(run_dir, learner.step, model, learner.history, learner.finished(), on_drive)
 
@@ -236,7 +236,7 @@ def _best_model(learner: Learner, run_dir: Path) -> nn.Module:
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
         instead = f"the averaged weights of step {learner.step} instead"
         warnings.warn(f"the best weights cannot be read ({error}): {instead}", stacklevel=3)
-        return learner.ema.module.eval()
+        return learner.ema.eval()
 
 
 def _draw(picture, history: list[dict], name: str):

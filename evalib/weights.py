@@ -102,10 +102,7 @@ def _of_run(path: Path) -> tuple[nn.Module, dict]:
     """The best network of a run, or that of one checkpoint; and the checkpoint."""
     try:
         state = checkpoint.load(path) if path.is_file() else _best(path)
-        tensors = state["model"]
-        if "ema" in state:
-            ema = state["ema"].items()  # as AveragedModel names them, and how many were averaged
-            tensors = {n.removeprefix("module."): t for n, t in ema if n != "n_averaged"}
+        tensors = dict(state.get("ema", state["model"]))
         return _built(state["config"]["network"], tensors), state
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot load {path} ({error}): needed a run of this evalib") from error

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
-from torch.optim.swa_utils import AveragedModel
 
 from evalib import (
     checkpoint,
@@ -244,7 +243,7 @@ def test_too_little_memory_is_never_told_as_a_run_to_start_anew(
     train(training.Config(**TINY), playground, tmp_path)
     before = sorted(path.name for path in tmp_path.glob("*.pt"))
     with monkeypatch.context() as patch:
-        patch.setattr(AveragedModel, "load_state_dict", short)
+        patch.setattr(torch.nn.Module, "load_state_dict", short)
         with pytest.raises(MemoryError, match="step-0000000008.*The run is safe") as told:
             train(training.Config(**TINY), playground, tmp_path)
     assert "another folder" not in str(told.value) and "anew" not in str(told.value)
@@ -411,10 +410,9 @@ def test_sessions_left_are_counted_from_the_first_step_and_not_from_a_slow_resum
 
 
 def test_weights_on_a_gpu_are_asked_where_they_are_whether_they_are_finite(playground):
-    """`AveragedModel` counts on the CPU: one question must not mix devices."""
     ours = training.Learner(training.Config(**TINY), {32: playground}, device="cpu")
     ours.network.to("meta")
-    ours.ema.module.to("meta")
+    ours.ema.to("meta")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta tensors"):
         ours.refuse_nonfinite()  # only the answer cannot be read there
 
@@ -461,7 +459,7 @@ def test_finite_weights_are_asked_for_once(playground, monkeypatch):
     ours.refuse_nonfinite()
     assert len(asked) == 1  # each would wait for a GPU
     ours.lr = 1.0
-    for weights_of in (ours.network, ours.ema.module):
+    for weights_of in (ours.network, ours.ema):
         parameter = next(weights_of.parameters())
         good = parameter.detach().clone()
         parameter.data[0] = float("nan")

@@ -136,7 +136,7 @@ def newest(step, seed, **scores):
     is a score in its history."""
     history = [{"step": int(at[3:]), "score": score} for at, score in scores.items()]
     model = network(seed + 100).state_dict()
-    ema = torch.optim.swa_utils.AveragedModel(network(seed), use_buffers=True).state_dict()
+    ema = network(seed).state_dict()
     return checkpoint.serialise(
         {"step": step, "config": asdict(Config()), "model": model, "ema": ema, "history": history}
     )

@@ -130,7 +130,7 @@ def scoring(n_pairs: int) -> Iterator[None]:
     def scored(learner: Learner):
         scores, picture = evaluate(learner)
         rows = learner.valid.split()["unseen_both"][:n_pairs]
-        predictor = unet.predictor(learner.ema.module)
+        predictor = unet.predictor(learner.ema)
         scores["quality_iou"] = metrics.score(predictor, learner.valid, rows)["iou"]
         return scores, picture
 
