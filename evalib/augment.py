@@ -156,7 +156,7 @@ def noise(keys: np.ndarray, name: str, x: Tensor) -> Tensor:
     n = x[0].numel()
     field = _field(n, x.device)
     start = integers(keys, name, len(field) - n + 1)[:, 0]
-    return field.unfold(0, n, 1)[start.to(x.device)].view_as(x)
+    return field.unfold(0, n, 1)[_beside(x, start)].view_as(x)
 
 
 @lru_cache(maxsize=4)
@@ -168,9 +168,14 @@ def _field(n: int, device: torch.device) -> Tensor:
     return torch.from_numpy(np.tile(normal, 1 + 2 * n // len(normal))).to(device)
 
 
+def _beside(x: Tensor, values: Tensor) -> Tensor:
+    """`values` on the device of x; the CPU does not wait for what a GPU has to do before."""
+    return values.to(x.device, non_blocking=True)
+
+
 def _column(values: Tensor, x: Tensor) -> Tensor:
     """(B, n) as (B, n, 1, 1) on the device of x (B, C, H, W)."""
-    return values.reshape(len(x), -1, 1, 1).to(x.device, non_blocking=True)
+    return _beside(x, values.reshape(len(x), -1, 1, 1))
 
 
 def _window(keys: np.ndarray, height: int, width: int) -> tuple[Tensor, Tensor, int, int]:
@@ -189,7 +194,7 @@ def _window(keys: np.ndarray, height: int, width: int) -> tuple[Tensor, Tensor, 
 def _crop(x: Tensor, top: Tensor, left: Tensor, rows: int, columns: int) -> Tensor:
     windows = x.unfold(2, rows, 1).unfold(3, columns, 1)  # a view (B, C, tops, lefts, H, W)
     which = torch.arange(len(x), device=x.device)
-    return windows[which, :, top.to(x.device), left.to(x.device)]
+    return windows[which, :, _beside(x, top), _beside(x, left)]
 
 
 def _shadow(keys: np.ndarray, x: Tensor) -> Tensor:
@@ -214,7 +219,7 @@ def _photograph(names: tuple[str, ...], x: Tensor, shot: str, keys: np.ndarray) 
         matrix = matrix * uniform(keys, f"exposure/{shot}", 0.75, 1.25)[:, :, None]
     if "white_balance" in names:
         matrix = matrix * uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)[:, :, None]
-    matrix = matrix.to(x.device)[..., None, None]
+    matrix = _beside(x, matrix)[..., None, None]
     y = x[:, :1] * matrix[:, :, 0]
     y += x[:, 1:2] * matrix[:, :, 1]
     y += x[:, 2:] * matrix[:, :, 2]

@@ -96,7 +96,7 @@ class Batches:
         if self.way == "albumentations":
             raw = self._sample_by_sample(raw)
         if self.device.type == "cuda":  # only pinned memory is copied while the CPU goes on
-            raw = {name: x.pin_memory() for name, x in raw.items()}
+            raw = {name: x if x.is_cuda else x.pin_memory() for name, x in raw.items()}
         return raw
 
     def ahead(self, steps: Iterable[tuple[int, int]], workers: int = 0) -> Iterator[Batch]:

@@ -16,7 +16,10 @@ from pathlib import Path
 
 from evalib import checkpoint
 
-RENEW_S, STALE_S = 60.0, 180.0  # a lease is renewed each minute, and void after three without
+# A lease is renewed each 20 s and void after three times that: a session waits so long for one that
+# died. Should Drive hide a living one's renewals for longer, the later session wins, as it would
+# with take_over: the other stops at its next look, and no checkpoint is lost.
+RENEW_S, STALE_S = 20.0, 60.0
 PATIENCE_S = 60.0  # how long the end of a session waits for a Drive that fails
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 120.0  # between two tries; twice as long each time
 # What a mounted Drive shows first: on Colab always in English. Elsewhere it may have names of other

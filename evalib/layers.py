@@ -77,7 +77,8 @@ def resized(x: Tensor, rows: int, columns: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.float()
         sides = (rows, x.shape[2]), (columns, x.shape[3])
-        down, across = (torch.from_numpy(_weights(n, m)).to(x.device) for n, m in sides)
+        weights = (torch.from_numpy(_weights(n, m)) for n, m in sides)
+        down, across = (w.to(x.device, non_blocking=True) for w in weights)  # no wait for a GPU
         return down @ x @ across.T
 
 

@@ -22,6 +22,8 @@ from evalib.losses import Loss
 from evalib.ranks import Ranks, accelerator
 from evalib.stream import Stream
 
+RESIDENT = 0.5  # share of a GPU's free memory that packs may take
+
 
 class Learner:
     """What `train` changes from step to step; see there for the arguments and errors. One at a
@@ -39,7 +41,7 @@ class Learner:
         self.ranks = Ranks()
         self.device = self.accelerator.device
         self.config = config
-        source, self.data = _source(config, data, self.ranks.share, workers)
+        source, self.data = _source(config, data, self.ranks.share, workers, self.device)
         self.ranks.refuse_uneven({size: source.size_of_batch(size) for size in config.all_sizes})
         self.batches = Batches(source, config, self.device)
         if valid is None and isinstance(data, str):
@@ -76,15 +78,12 @@ class Learner:
 
     def train_step(self, batches: Iterator[dict[str, Tensor]], lr: float | None = None) -> Tensor:
         """One optimizer step at the scheduled rate, or at `lr`; returns the loss, on the device."""
-        self.lr = self.rate() if lr is None else lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
         with self.timer("data"):
             raw = next(batches)
         with self.timer("transfer and augment"):
             batch = self.batches.prepare(raw)
-        self.model.train()
         with self.timer("forward"), self.accelerator.autocast():
+            self.model.train()
             out = self.model(batch["bg"], batch["fg_bg"])
         with self.timer("loss"):
             loss, parts = self.loss(out, batch)
@@ -92,6 +91,9 @@ class Learner:
             self.accelerator.backward(loss)
             self.ranks.average_gradients(self.network.parameters())
         with self.timer("step"):
+            self.lr = self.rate() if lr is None else lr
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -224,7 +226,11 @@ class Learner:
 
 
 def _source(
-    config: Config, data: dict[int, dataset.Pack] | str, share: slice, workers: int
+    config: Config,
+    data: dict[int, dataset.Pack] | str,
+    share: slice,
+    workers: int,
+    device: torch.device,
 ) -> tuple[Epochs | Stream, dict[str, str]]:
     """Where samples come from, and what tells it from others."""
     if isinstance(data, str):
@@ -234,6 +240,10 @@ def _source(
     if missing:
         raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
     packs = {size: data[size] for size in config.all_sizes}
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(pack.nbytes for pack in packs.values()) < RESIDENT * free:
+            packs = {size: pack.on(device) for size, pack in packs.items()}
     rows = packs[config.all_sizes[0]].split()["train"]
     fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
     return Epochs(packs, rows, config, share), fingerprints

@@ -14,7 +14,8 @@ import numpy as np
 from evalib import rng
 
 SUBSETS = ("train", "seen", "unseen_bg", "unseen_fg", "unseen_both")
-# A sample is one number: id = (bg * N_FG + fg) * N_PLACEMENTS + placement.
+# A sample is one number: id = (bg * N_FG + fg % N_FG) * N_PLACEMENTS + placement. The k-th hundred
+# of backgrounds meets the k-th hundred of objects, so what is wide in one is wide in the other.
 N_BG, N_FG, N_PLACEMENTS = 100, 100, 40  # of the built-in tiers; a placement is place * 2 + flip
 FIRST_HELD_PLACEMENT = 36  # places 18 and 19 are never trained on
 INDEX = np.dtype([("id", "<i8"), ("bg", "<i4"), ("fg", "<i4"), ("placement", "<i4")])
@@ -78,7 +79,7 @@ def index_of(ids: np.ndarray) -> np.ndarray:
     index["id"] = ids
     pair, index["placement"] = np.divmod(ids, N_PLACEMENTS)
     index["bg"], index["fg"] = np.divmod(pair, N_FG)
-    index["fg"] += N_FG * (index["bg"] // N_BG)
+    index["fg"] += index["bg"] // N_BG * N_FG
     return index
 
 

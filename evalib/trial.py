@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from evalib import dataset, stream, timing
+from evalib import dataset, session, stream, timing
 from evalib.config import Config
 from evalib.learner import Learner
 
@@ -27,7 +27,8 @@ def pace(
     learner = Learner(config, data, valid, workers=workers)
     batches = learner.batches
     training_s = {}
-    with contextlib.closing(batches.source):
+    exactly = session.repeating_exactly(learner.device)  # as `train` does, on slower kernels
+    with exactly, contextlib.closing(batches.source):
         for size in config.all_sizes:
             raw = batches.gather(int(np.flatnonzero(config.turns == size)[0]), size)
             step = partial(learner.train_step, itertools.repeat(raw), lr=config.lr)

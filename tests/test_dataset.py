@@ -390,3 +390,13 @@ def test_memory_is_pinned_for_a_gpu_only(monkeypatch):
     dataset.floats(raw, "cuda")
     dataset.floats(raw, torch.device("cuda", 0))
     assert pinned == [torch.uint8, torch.int64] * 2 and moved == [{"non_blocking": True}] * 8
+
+
+def test_a_pack_on_a_device_gives_the_same_bytes(playground, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 7)  # 24 samples, 4 chunks
+    there = playground.on("cpu")
+    assert isinstance(there.fg_bg, torch.Tensor) and there.nbytes == playground.nbytes
+    rows = np.array([3, 23, 3, 0])
+    raw, expected = there.gather(rows), playground.gather(rows)
+    assert raw.keys() == expected.keys()
+    assert all(torch.equal(raw[name], expected[name]) for name in raw)

@@ -240,7 +240,7 @@ def test_a_second_machine_stops_if_the_first_shows_a_sign_of_life(
     at_read(monkeypatch, 3, lambda: skewed(lease_of(tmp_path, beat=2)))
     with pytest.raises(ValueError, match="elsewhere, since an hour ago.*take_over=True"):
         drive.Lease(tmp_path).__enter__()
-    assert "Watching for 180 s" in capsys.readouterr().out
+    assert "Watching for 60 s" in capsys.readouterr().out
     assert json.loads((tmp_path / "lease.json").read_text())["host"] == "elsewhere"
 
 

@@ -40,13 +40,16 @@ def test_lists_do_not_change_with_the_manifest():
 
 
 def test_ids_are_taken_apart_as_they_were_put_together():
-    index = manifest.index_of(np.array([0, 39, 40, 399_999, (17 * 100 + 42) * 40 + 5]))
+    ids = [0, 39, 40, 399_999, (17 * 100 + 42) * 40 + 5, 400_000, (5099 * 100 + 4) * 40]
+    index = manifest.index_of(np.array(ids))
     assert index[["bg", "fg", "placement"]].tolist() == [
         (0, 0, 0),
         (0, 0, 39),
         (0, 1, 0),
         (99, 99, 39),
         (17, 42, 5),
+        (100, 100, 0),  # the second hundred of backgrounds meets the second hundred of objects
+        (5099, 5004, 0),
     ]
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import bench_resume
@@ -17,19 +18,21 @@ import pytest
 import torch
 from torch import nn
 
-from evalib import checkpoint, dataset, layers, learner, ranks, runs, session, training
+from evalib import dataset, layers, learner, ranks, runs, session, stream, training
 from evalib.batches import Epochs
 from evalib.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300  # of a launch, which takes ten seconds on an idle machine
 SHORT = dict(batch_size=8, log_every=10, evaluate_every=20, n_valid=8, ema=0.5)
-LONG = Config(sizes=((32, 80),), **SHORT)  # long enough to be killed on its way
+N = 60  # steps: long enough to be killed on its way
+LONG = Config(sizes=((32, N),), **SHORT)
 LOSSES = {
     "small": Config(sizes=((32, 50),), **SHORT),
     # 32 px leave the second stage out, 96 px do not; one head is never used
     "parts": Config(sizes=(((32, 96), 6),), **SHORT | {"batch_size": 16, "depth_loss": ""}),
     "lean": Config(network="lean", mask_loss="", sizes=((32, 4),), **SHORT),
+    "stream": Config(sizes=((32, 8),), window=256, **SHORT),
 }
 
 
@@ -43,12 +46,14 @@ def packs(folder):
 @contextlib.contextmanager
 def float64():
     """So exact that in fifty steps rounding grows to nothing: in float32 it grows to 1e-2, as it
-    does in one process if one weight is changed by 1e-7."""
+    does in one process if one weight is changed by 1e-7. A stream's samples are painted."""
     weights, before = layers._weights, torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "_weights", lambda n, m: weights(n, m).astype(np.float64))
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr(ranks, "precision", lambda device: "no")
+        patch.setitem(stream.WORKERS, "rooms", "painter")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -62,27 +67,47 @@ def losses(folder):
     found = {}
     with float64():
         for name, config in LOSSES.items():
-            ours = learner.Learner(config, by_size, valid, device="cpu")
-            batches = ours.to_come()
+            data = "wide-400k" if name == "stream" else by_size
+            ours = learner.Learner(config, data, valid, device="cpu")
             rows = []
-            for _ in range(config.n_steps):
-                ours.train_step(batches)
-                rows.append({k: v for k, v in ours.log({}).items() if not k.endswith("_s")})
+            with contextlib.closing(ours.to_come()) as batches:
+                for _ in range(config.n_steps):
+                    ours.train_step(batches)
+                    rows.append({k: v for k, v in ours.log({}).items() if not k.endswith("_s")})
             found[name] = {"rows": rows, "scores": ours.evaluate()[0]}
     return found
+
+
+def stopped(folder, by_size, options):
+    """A run that is stopped since the second process, and no other, gets a SIGTERM in its sixth
+    step: the step at which each process stopped, and whether it then ended as it was asked to."""
+    step, ended = learner.Learner.train_step, []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+
+    def terminated(self, *args):
+        if self.ranks.rank == 1 and self.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner.Learner, "train_step", terminated)
+        run = training.train(LONG, by_size, folder / "stopped", **options)
+    return ranks.Ranks().each([run.step, bool(ended)])
 
 
 def child(folder):
     """What each process of `together` does; the main one writes what was found."""
     by_size, valid = packs(folder)
+    options = dict(device="cpu", valid=valid, progress=False, checkpoint_every=0.05)
     found = {}
     try:
         learner.Learner(Config(**SHORT | {"batch_size": 7}), {64: by_size[32]}, device="cpu")
     except ValueError as error:
         found["said"] = str(error)
-    options = dict(device="cpu", valid=valid, progress=False)
-    run = training.train(LONG, by_size, folder / "straight", **options)
-    assert run.done
+    found["stopped"] = stopped(folder, by_size, options)
+    found["saved"] = newest_step(folder / "stopped")
+    for name in ("straight", "killed", "stopped"):
+        assert training.train(LONG, by_size, folder / name, **options).done
     found["losses"] = losses(folder)
     if not int(os.environ["RANK"]):
         (folder / "found.json").write_text(json.dumps(found))
@@ -125,12 +150,12 @@ def launched(command, log):
         process.wait(60)
 
 
-def send(process, number, rank, log):
-    """A signal to the process of that rank, and to no other."""
+def kill(process, rank, log):
+    """Kill the process of that rank, and no other."""
     for member in process.children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if member.environ().get("RANK") == str(rank):
-                member.send_signal(number)
+                member.kill()
                 return
     raise AssertionError(f"there is no rank {rank}:\n{log.read_text()}")
 
@@ -148,14 +173,30 @@ def newest_step(run):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """A folder with what two processes found, and a run that they made without a stop."""
+def killed(tmp_path_factory):
+    """A folder with a run of which one of two processes was killed, twice: `killed`, `alone`."""
     folder = tmp_path_factory.mktemp("processes")
     packs(folder)
-    with launched(torchrun(__file__, folder), folder / "log") as process:
-        pass
-    assert process.returncode == 0, (folder / "log").read_text()
+    run, config, log = folder / "killed", folder / "config.json", folder / "killed.txt"
+    config.write_text(json.dumps(asdict(LONG)))
+    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run-dir", run]
+    what += ["--packs", folder / "packs", "--checkpoint-every", "0.05s"]
+    with launched(accelerate(*what), log) as launcher:
+        wait_for_step(launcher, run, 5, log)
+        kill(launcher, 1, log)
+    assert launcher.returncode != 0 and newest_step(run) < N, "it was finished before"
+    shutil.copytree(run, folder / "alone")
     return folder
+
+
+@pytest.fixture(scope="module")
+def together(killed):
+    """The same folder with what two processes found: a run never stopped, `straight`, one that was
+    `stopped`, and both this and the killed one taken to their end."""
+    with launched(torchrun(__file__, killed), killed / "log") as launcher:
+        pass
+    assert launcher.returncode == 0, (killed / "log").read_text()
+    return killed
 
 
 def test_each_sample_is_dealt_to_one_process(pack):
@@ -210,45 +251,30 @@ def test_statistics_of_the_whole_batch_are_those_of_torch(monkeypatch):
     torch.testing.assert_close(theirs.eval()(x), network.eval()(x))
 
 
-def test_a_killed_run_goes_on_in_two_processes_bit_for_bit_and_in_one(together, monkeypatch):
-    run, config, log = together / "run", together / "config.json", together / "killed.txt"
-    shutil.copy(together / "straight" / "config.json", config)
-    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run-dir", run]
-    what += ["--packs", together / "packs", "--checkpoint-every", "0.05s"]
-    with launched(accelerate(*what), log) as launcher:  # one process dies: no other goes on
-        wait_for_step(launcher, run, 5, log)
-        send(launcher, signal.SIGKILL, 1, log)
-    assert launcher.returncode != 0
-    killed_at = newest_step(run)
-    assert 5 <= killed_at < 80, "it was finished before it could be killed"
-
-    shutil.copytree(run, together / "alone")
-    by_size, valid = packs(together)
-    options = dict(device="cpu", valid=valid, progress=False)
-    with pytest.warns(UserWarning, match="began in 2 processes and goes on in 1"):
-        alone = training.train(LONG, by_size, together / "alone", **options)
-    assert alone.done and [row["step"] for row in alone.history] == [*range(10, 81, 10)]
-    assert runs.read_sessions(together / "alone")[-1]["first_step"] == str(killed_at)
-
-    log = together / "stopped.txt"
-    with launched(torchrun(*what), log) as launcher:  # one is asked to stop: all do
-        wait_for_step(launcher, run, killed_at + 5, log)
-        send(launcher, signal.SIGTERM, 1, log)
-    stopped_at = newest_step(run)
-    assert killed_at < stopped_at < 80, "it was finished before it could be stopped"
-    assert log.read_text().count(f"Stopped at step {stopped_at} of 80") == 1
-    assert json.loads((run / "lease.json").read_text()).keys() == {"turn"}  # given back
-
-    log = together / "finished.txt"
-    with launched(accelerate(*what), log) as launcher:
-        pass
-    assert launcher.returncode == 0, log.read_text()
-    assert log.read_text().count(f"Going on from step {stopped_at} of 80") == 1
-    assert log.read_text().count("finished at step 80") == 1
-    straight = together / "straight"
-    same = bench_resume.same(bench_resume.final(run), bench_resume.final(straight))
+@pytest.mark.parametrize("name", ["killed", "stopped"])
+def test_a_run_goes_on_in_two_processes_bit_for_bit(together, name):
+    assert len(runs.read_sessions(together / name)) == 2
+    run, straight = bench_resume.final(together / name), bench_resume.final(together / "straight")
+    same = bench_resume.same(run, straight)
     assert all(same.values()), same
-    assert checkpoint.best([run])[1]["score"] == checkpoint.best([straight])[1]["score"]
+
+
+def test_a_run_of_two_processes_goes_on_in_one(killed):
+    by_size, valid = packs(killed)
+    before = newest_step(killed / "alone")
+    with pytest.warns(UserWarning, match="began in 2 processes and goes on in 1"):
+        options = dict(device="cpu", valid=valid, progress=False)
+        run = training.train(LONG, by_size, killed / "alone", **options)
+    assert run.done and [row["step"] for row in run.history] == [*range(10, N + 1, 10)]
+    assert runs.read_sessions(run.folder)[-1]["first_step"] == str(before)
+
+
+def test_all_stop_after_the_same_step_if_one_is_asked_to(together):
+    found = json.loads((together / "found.json").read_text())
+    assert found["stopped"] == [[6, True], [6, True]] and found["saved"] == 6
+    log = (together / "log").read_text()
+    assert log.count(f"Stopped at step 6 of {N}") == log.count(f"from step 6 of {N}") == 1
+    assert json.loads((together / "stopped" / "lease.json").read_text()).keys() == {"turn"}
 
 
 def test_a_launchers_second_signal_is_not_a_second_wish():

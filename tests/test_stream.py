@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import psutil
 import pytest
 import torch
 
-from evalib import manifest, stream
+from evalib import manifest, stream, training
+from evalib.__main__ import main
 from evalib.batches import Batches
 from evalib.config import BLOCKS, LANES, Config
 from evalib.stream import Stream
@@ -186,3 +188,38 @@ def test_the_stop_button_is_not_for_workers():
 )
 def test_samples_are_reused_as_little_as_training_allows(training_s, rendering_s, times):
     assert stream.reuse(training_s, rendering_s) == times
+
+
+def test_a_run_on_a_stream_goes_on_from_drive_bit_for_bit(playground, tmp_path):
+    config = replace(CONFIG, sizes=(((16, 32), 12),), log_every=2, evaluate_every=4, n_valid=8)
+
+    def train(name, **options):
+        folders = tmp_path / name, tmp_path / f"{name}-drive"
+        options |= {"valid": playground, "drive_dir": folders[1], "progress": False}
+        return training.train(config, TIER, folders[0], **options)
+
+    straight = train("straight", workers=2)
+    first = train("killed", time_budget=1e-3)  # one step
+    assert first.step < 12 and not first.done
+    shutil.rmtree(tmp_path / "killed")  # the machine is gone, with its disk
+    second = train("killed")
+    assert second.done and second.step == 12
+    for one, other in zip(straight.history, second.history, strict=True):
+        assert one["loss"] == other["loss"]
+    weights = [run.model.state_dict() for run in (straight, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ValueError, match="another data"):
+        training.train(config, "full-400k", tmp_path / "killed", valid=playground)
+
+
+def test_a_stream_needs_something_to_be_scored_on(tmp_path):
+    with pytest.raises(ValueError, match="give `valid`"):
+        training.train(CONFIG, TIER, tmp_path)
+
+
+def test_the_command_renders_a_large_tier_while_it_trains(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--sizes", "16", "--steps", "3", "--batch-size", "16"]
+    monkeypatch.setattr(stream, "WORKERS", {"rooms": "painter"})
+    assert main(["train", TIER, *sizes]) == 0
+    assert [path.name for path in (tmp_path / "output/packs").iterdir()] == ["evaluation-512-16px"]

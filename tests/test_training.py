@@ -110,8 +110,13 @@ def test_a_run_of_a_gpu_with_fp16_goes_on_without_one(playground, tmp_path, monk
         stop_after(patch, 4)
         train(config, playground, tmp_path)
     _, state = checkpoint.newest([tmp_path])
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
     put(tmp_path, state | {"scaler": {"scale": 65536.0}})
-    assert train(config, playground, tmp_path).done
+    run = train(config, playground, tmp_path)
+    assert run.done
+    _, state = checkpoint.newest([tmp_path])
+    assert state["optimizer"]["param_groups"][0]["fused"] is None
 
 
 def test_a_drive_that_does_not_answer_is_not_an_empty_one(playground, tmp_path, monkeypatch):
@@ -549,6 +554,9 @@ def test_a_run_folder_tells_everything_about_the_run(playground, tmp_path):
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
     history = runs.read_history(tmp_path)
     assert np.isfinite(history["train_iou"]).sum() == 2 and np.isfinite(history["forward_s"]).all()
+    blocks = {"data", "transfer and augment", "forward", "loss", "backward", "step"}
+    blocks |= {"log", "evaluate"}
+    assert {name[:-2] for name in history if name.endswith("_s")} == blocks
     assert list((tmp_path / "tensorboard").glob("events*"))
     model = weights.load(tmp_path)
     assert not model.training

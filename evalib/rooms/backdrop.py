@@ -15,7 +15,7 @@ from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, raster, view
 from evalib.rooms.shadows import enclose, shadows
-from evalib.rooms.surfaces import SMOOTH, TABLES, clouds, surface
+from evalib.rooms.surfaces import TABLES, clouds, surface
 
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
 KEPT_BYTES = 128 << 20  # of backdrops: 240 of 64 px, 64 of 128 px, 20 of 224 px
@@ -85,26 +85,28 @@ class Backdrop(NamedTuple):
 def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
     """Fill out (n, n, 6) with the light off the parts that rays meet, or of the sky."""
     at = grid(frame)
+    rays, step = frame.rays, frame.step
+    haze, fade = light.haze, light.fade
     for y in range(frame.n):
         for x in range(frame.n):
             u = at[x]
             v = -at[y]
             far = z[y, x]
             if far < np.inf:
-                s = surface(parts[part[y, x]], frame, u, v, far, tables)
+                s = surface(parts[part[y, x]], rays, step, u, v, far, tables)
                 ambient, direct = shade(light, s, _open(light, s[0]))
                 fog = f(0) if light.indoors else far / (far + f(150))
                 open_share = f(1) - dark[y, x]
                 for i in range(3):
-                    around = ambient[i] + fog * (light.haze[i] - ambient[i])
+                    around = ambient[i] + fog * (haze[i] - ambient[i])
                     out[y, x, i] = around * exposure
                     out[y, x, 3 + i] = direct[i] * open_share * (f(1) - fog) * exposure
             else:
                 rise = clamp(v * f(0.5) + f(0.5), 0, 1)
-                drift = clouds(tables[SMOOTH], u / (f(0.4) + rise), v / (f(0.4) + rise))
+                drift = clouds(tables, u / (f(0.4) + rise), v / (f(0.4) + rise))
                 rise *= f(1) + f(0.25) * drift
                 for i in range(3):
-                    sky = light.haze[i] + light.fade[i] * rise
+                    sky = haze[i] + fade[i] * rise
                     out[y, x, i] = sky * exposure
                     out[y, x, 3 + i] = f(0)
 
@@ -120,12 +122,13 @@ def _open(light, point):
             corner = clamp(f(1) - abs(distance) / f(0.8), 0, 1)
             share *= f(1) - f(0.3) * corner * corner
     low = clamp(f(1) - y / f(1.2), 0, 1)
-    for k in range(len(light.blocks)):
-        block = light.blocks[k]
-        dx = max(max(block[0] - x, x - block[1]), f(0))
-        dz = max(max(block[2] - z, z - block[3]), f(0))
-        close = max(f(1) - np.sqrt(dx * dx + dz * dz) / f(0.5), f(0))
-        share *= f(1) - f(0.45) * close * close * low
+    blocks = light.blocks
+    for k in range(len(blocks)):
+        dx = max(max(blocks[k, 0] - x, x - blocks[k, 1]), f(0))
+        dz = max(max(blocks[k, 2] - z, z - blocks[k, 3]), f(0))
+        if dx < f(0.5) and dz < f(0.5):
+            close = max(f(1) - np.sqrt(dx * dx + dz * dz) / f(0.5), f(0))
+            share *= f(1) - f(0.45) * close * close * low
     return share
 
 

@@ -1,5 +1,6 @@
 """Putting things together from boxes, balls and tubes, with chance for shapes and colours."""
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from functools import partialmethod
@@ -7,13 +8,13 @@ from functools import partialmethod
 import numpy as np
 
 from evalib import rng
-from evalib.rooms.rays import BALL, BOX, PART, TUBE
+from evalib.rooms.rays import BALL, BOX, PART, TUBE, times
 from evalib.rooms.surfaces import TEXTURES
 
 
 def about_y(angle: float) -> np.ndarray:
     """(3, 3) turn that takes +z towards +x by `angle` radians."""
-    c, s = np.cos(angle), np.sin(angle)
+    c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
@@ -24,9 +25,14 @@ def chance(seed: int, keys: Sequence[int], name: str, n: int) -> np.ndarray:
 
 def paint(a, b=None, tex: str = "plain", rate: float = 1.0, phase: float = 0.0, glow: float = 0.0):
     """(10,) paint: linear colours a and b, texture, repeats per metre, phase, own light."""
-    a = np.broadcast_to(np.asarray(a, float), 3)
-    b = a * 0.55 if b is None else b
-    return np.concatenate([a, b, [TEXTURES.index(tex), rate, phase, glow]])
+    out = np.empty(10)
+    out[:3] = a
+    out[3:6] = out[:3] * 0.55 if b is None else b
+    out[6:] = TEXTURES.index(tex), rate, phase, glow
+    return out
+
+
+UPRIGHT = np.eye(3)
 
 
 class Builder:
@@ -36,7 +42,7 @@ class Builder:
         self.rng = rng
         self.rows = []
         self.blocks = []
-        self.turn = np.eye(3)
+        self.turn = UPRIGHT
         self.origin = np.zeros(3)
 
     def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Builder":
@@ -47,21 +53,22 @@ class Builder:
         return other
 
     def add(self, kind: int, centre, half, paint: np.ndarray, turn=None) -> None:
-        turn = self.turn if turn is None else self.turn @ turn
-        middle = self.turn @ np.array(centre, float) + self.origin
-        self.rows.append((kind, middle, np.maximum(half, 1e-3), turn, paint))
+        turn = UPRIGHT if turn is None else turn
+        self.rows.append((kind, centre, half, turn, paint, self.turn, self.origin))
 
     ball, box, tube = partialmethod(add, BALL), partialmethod(add, BOX), partialmethod(add, TUBE)
 
     def limb(self, start, end, radius: float, paint: np.ndarray, kind: int = BALL) -> None:
         """A long ball (or tube) from start to end; balls reach a little beyond both."""
-        start, end = np.array(start, float), np.array(end, float)
-        length = np.linalg.norm(end - start)
-        y = (end - start) / length
-        x = np.cross(y, (0, 0, 1.0) if abs(y[2]) < 0.9 else (1.0, 0, 0))
-        x = x / np.linalg.norm(x)
+        way = [b - a for a, b in zip(start, end, strict=True)]
+        middle = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
+        length = math.hypot(*way)
+        a, b, c = (w / length for w in way)
+        side = (b, -a, 0.0) if abs(c) < 0.9 else (0.0, c, -b)  # across it, level or nearly so
+        x, y, z = (w / math.hypot(*side) for w in side)
+        turn = np.array([[x, a, y * c - z * b], [y, b, z * a - x * c], [z, c, x * b - y * a]])
         half = (radius, length / 2 + (radius * 0.6 if kind == BALL else 0), radius)
-        self.add(kind, (start + end) / 2, half, paint, np.stack([x, y, np.cross(x, y)], 1))
+        self.add(kind, middle, half, paint, turn)
 
     def legs(self, x: float, z: float, height: float, radius: float, paint: np.ndarray) -> None:
         """Four, under the corners at -x..x, -z..z."""
@@ -70,7 +77,7 @@ class Builder:
 
     def stand(self, make, x: float, z: float, yaw: float, rx: float, rz: float) -> None:
         """Put something of half sizes rx, rz (before turning) there, unless the place is taken."""
-        c, s = abs(np.cos(yaw)), abs(np.sin(yaw))
+        c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
         x0, x1 = x - rx * c - rz * s, x + rx * c + rz * s
         z0, z1 = z - rx * s - rz * c, z + rx * s + rz * c
         taken = any(x0 <= b[1] and b[0] <= x1 and z0 <= b[3] and b[2] <= z1 for b in self.blocks)
@@ -80,9 +87,13 @@ class Builder:
 
     def parts(self) -> np.ndarray:
         """(n,) PART."""
-        parts = np.empty(len(self.rows), PART)
-        for name, column in zip(PART.names, zip(*self.rows, strict=True), strict=True):
-            parts[name] = column
+        kind, centre, half, turn, paint, frame, origin = map(np.array, zip(*self.rows, strict=True))
+        parts = np.empty(len(kind), PART)
+        parts["kind"] = kind
+        parts["centre"] = times(frame, centre) + origin
+        parts["half"] = np.maximum(half, 1e-3)
+        parts["turn"] = times(frame[:, None], turn.swapaxes(1, 2)).swapaxes(1, 2)
+        parts["paint"] = paint
         return parts
 
     def u(self, low: float, high: float) -> float:
@@ -99,8 +110,9 @@ class Builder:
         hues = self.u(-0.17, -0.02), self.u(-0.13, -0.05), self.u(0.28, 0.42), self.u(0, 1)
         hue = self.pick(*hues)
         grey = 1 - vivid * self.rng.random() ** 1.5
-        wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
-        return self.u(*value) * (grey + (1 - grey) * wheel)
+        bright = self.u(*value)
+        wheel = [0.5 + 0.5 * math.cos(2 * math.pi * (hue + third / 3)) for third in range(3)]
+        return np.array([bright * (grey + (1 - grey) * share) for share in wheel])
 
     def tone(self, *value: float, vivid: float = 0.6) -> np.ndarray:
         """Plain paint."""

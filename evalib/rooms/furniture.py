@@ -4,6 +4,8 @@ Furniture stands at the origin with its back to -z, in a box of half sizes rx, r
 objects ignore; things on walls have the wall at z = 0 and `day`, the brightness outside.
 """
 
+import math
+
 import numpy as np
 
 from evalib.rooms.builder import Builder, about_y, paint
@@ -103,7 +105,7 @@ def _leaves(s: Builder, wide: float, tall: float, n: int) -> None:
         tone = green * (0.35 + 0.5 * out * s.u(0.5, 1.2) + 0.4 * y)
         leaf = paint(tone * 0.2, tone * 1.2, "leaves", s.u(1.5, 4), s.u(0, 50))
         room = wide * out * (1 - 0.5 * y * y)
-        centre = (room * np.cos(turn), tall * (0.08 + 0.85 * y), room * np.sin(turn))
+        centre = (room * math.cos(turn), tall * (0.08 + 0.85 * y), room * math.sin(turn))
         s.ball(centre, (r, s.u(0.07, 0.14) * tall, r), leaf, about_y(turn))
 
 

@@ -9,12 +9,12 @@ from functools import lru_cache
 import numpy as np
 
 from evalib.rooms.builder import Builder, about_y, paint
-from evalib.rooms.rays import TUBE
+from evalib.rooms.rays import TUBE, times
 
 ASIDE = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])  # turns a tube's axis from y to x
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)  # 3 kB each
 def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Object `fg`, the same at every call: its parts; half width, height and half depth (3,) in m.
 
@@ -23,7 +23,7 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.nda
     s = Builder(np.random.Generator(np.random.Philox(key=[seed + 1, fg])))
     FAMILIES[(fg // 5) % 5](s)
     p = s.parts()
-    reach = (np.abs(p["turn"]) @ p["half"][:, :, None])[..., 0]
+    reach = times(np.abs(p["turn"]), p["half"])
     size = np.maximum(p["centre"] + reach, np.abs(p["centre"] - reach)).max(0)
     scale = min(1, limit / max(size[0], size[2]))
     p["centre"] *= scale

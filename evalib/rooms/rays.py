@@ -16,31 +16,20 @@ TILE = 8  # rays along the side of a tile
 NEAR_M = 0.05  # nothing nearer to the camera is seen
 f = np.float32  # of constants: a bare 0.5 would make float64 of what it meets
 INFINITE = f(np.inf)
+CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
-# n parts; `turn` takes a part's axes to the world's; lengths in m.
-# Paint: colour a, colour b (linear RGB), texture, repeats per metre, phase, glow (own light)
+# A part: BALL, BOX or TUBE; where, how large and how turned (its axes to the world's) it is, in m;
+# its paint: colour a, colour b (linear RGB), texture, repeats per metre, phase, glow (own light)
 PART = np.dtype(
-    [
-        ("kind", "f8"),  # BALL, BOX or TUBE
-        ("centre", "f8", 3),
-        ("half", "f8", 3),  # sizes
-        ("turn", "f8", (3, 3)),
-        ("paint", "f8", 10),
-    ]
+    [("kind", "f8"), ("centre", "f8", 3), ("half", "f8", 3), ("turn", "f8", (3, 3))]
+    + [("paint", "f8", 10)]
 )
-# The same parts as one camera sees them. A ray is o + t (a u + b v + c): `ray` holds o, a, b, c in
-# the part's coordinates; `inward` the world's axes x, y, z and its origin in them
+# The same as one camera sees it. `ray` holds o, a, b, c of its rays o + t (a u + b v + c) in the
+# part's coordinates, `inward` the world's axes x, y, z and its origin in them; `radius` is of a
+# ball around it, `bounds` are u0, u1, v0, v1 in the picture
 SEEN = np.dtype(
-    [
-        ("kind", "i4"),
-        ("centre", "f4", 3),
-        ("half", "f4", 3),
-        ("radius", "f4"),  # of a ball around it
-        ("paint", "f4", 10),
-        ("inward", "f4", (4, 3)),
-        ("ray", "f4", (4, 3)),
-        ("bounds", "f4", 4),  # u0, u1, v0, v1 in the picture
-    ]
+    [("kind", "i4"), ("centre", "f4", 3), ("half", "f4", 3), ("radius", "f4"), ("paint", "f4", 10)]
+    + [("inward", "f4", (4, 3)), ("ray", "f4", (4, 3)), ("bounds", "f4", 4)]
 )
 
 
@@ -87,75 +76,45 @@ class Frame(NamedTuple):
 @scalar
 def project(camera, x, y, z):
     """A point, m -> u, v in -1..1 across the picture (v up) and its distance along the axis, m."""
-    x -= camera.eye[0]
-    y -= camera.eye[1]
-    z -= camera.eye[2]
     axes = camera.axes
+    x = x - camera.eye[0]
+    y = y - camera.eye[1]
+    z = z - camera.eye[2]
     far = x * axes[2, 0] + y * axes[2, 1] + z * axes[2, 2]
-    safe = max(far, 1e-6) * camera.tan
+    safe = np.maximum(far, 1e-6) * camera.tan
     u = x * axes[0, 0] + y * axes[0, 1] + z * axes[0, 2]
     v = x * axes[1, 0] + y * axes[1, 1] + z * axes[1, 2]
     return u / safe, v / safe, far
 
 
+def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) by (..., 3), always added in the same order, which `@` does not promise."""
+    x, y, z = vector[..., :1], vector[..., 1:2], vector[..., 2:]
+    return matrix[..., 0] * x + matrix[..., 1] * y + matrix[..., 2] * z
+
+
 def view(parts: np.ndarray, camera: Pinhole) -> np.ndarray:
     """(n,) SEEN of parts (n,) PART."""
+    half, turn, centre = parts["half"], parts["turn"], parts["centre"]
     seen = np.empty(len(parts), SEEN)
     for name in ("kind", "centre", "half", "paint"):
         seen[name] = parts[name]
-    _aim(parts, camera, camera.rays(), seen)
+    ball = half.max(1, initial=0)
+    seen["radius"] = np.where(parts["kind"] == BALL, ball, np.sqrt((half * half).sum(1)))
+    inward = turn.swapaxes(1, 2) / half[:, :, None]
+    origin = -times(inward, centre)
+    seen["inward"][:, :3] = inward.swapaxes(1, 2)
+    seen["inward"][:, 3] = origin
+    ray = times(inward[:, None], camera.rays())  # (n, 4, 3)
+    ray[:, 0] += origin
+    seen["ray"] = ray
+    corners = centre[:, None] + times(turn[:, None], CORNERS * half[:, None])  # (n, 8, 3)
+    u, v, z = project.py_func(camera, *np.moveaxis(corners, -1, 0))
+    bounds = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
+    bounds[z.min(1) <= NEAR_M] = (-9, 9, -9, 9)  # reaches the eye: the whole picture
+    bounds[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
+    seen["bounds"] = bounds.clip(-9, 9)
     return seen
-
-
-@kernel
-def _aim(parts, camera, rays, seen):
-    for p in range(len(parts)):
-        part = parts[p]
-        half = part.half
-        turn = part.turn
-        centre = part.centre
-        for i in range(3):
-            x = turn[0, i] / half[i]  # the part's axis i
-            y = turn[1, i] / half[i]
-            z = turn[2, i] / half[i]
-            offset = -(x * centre[0] + y * centre[1] + z * centre[2])
-            seen[p].inward[0, i] = x
-            seen[p].inward[1, i] = y
-            seen[p].inward[2, i] = z
-            seen[p].inward[3, i] = offset
-            for k in range(4):
-                along = x * rays[k, 0] + y * rays[k, 1] + z * rays[k, 2]
-                seen[p].ray[k, i] = along + offset if k == 0 else along
-        if part.kind == BALL:
-            seen[p].radius = max(half[0], half[1], half[2])
-        else:
-            seen[p].radius = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
-        bounds = np.array([9.0, -9.0, 9.0, -9.0])
-        nearest = np.inf
-        furthest = -np.inf
-        for corner in range(8):
-            x = half[0] * (2 * (corner & 1) - 1)
-            y = half[1] * ((corner & 2) - 1)
-            z = half[2] * ((corner & 4) // 2 - 1)
-            u, v, far = project(
-                camera,
-                turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + centre[0],
-                turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + centre[1],
-                turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + centre[2],
-            )
-            bounds[0] = min(bounds[0], u)
-            bounds[1] = max(bounds[1], u)
-            bounds[2] = min(bounds[2], v)
-            bounds[3] = max(bounds[3], v)
-            nearest = min(nearest, far)
-            furthest = max(furthest, far)
-        for i in range(4):
-            edge = 9.0 if i % 2 else -9.0
-            if furthest <= NEAR_M:  # all behind: no pixel
-                bounds[i] = -edge
-            elif nearest <= NEAR_M:  # reaches the eye: the whole picture
-                bounds[i] = edge
-            seen[p].bounds[i] = min(max(bounds[i], -9.0), 9.0)
 
 
 @scalar
@@ -212,7 +171,7 @@ def raster(parts, first, end, frame, z, part):
     step = f(2.0 / frame.across)
     last = len(z) - 1
     at = grid(frame)
-    for p in range(first, end):
+    for p in range(end - 1, first - 1, -1):  # of equally near parts the first is seen
         kind = parts[p].kind
         bounds = parts[p].bounds
         left = max(0, int(np.floor((bounds[0] + f(1)) / step - f(0.5))) + frame.margin)
@@ -229,17 +188,23 @@ def raster(parts, first, end, frame, z, part):
             for x in range(left, right + 1):  # no branches: eight or more at a time
                 u = at[x]
                 near, far = span(kind, ox, oy, oz, ax * u + ex, ay * u + ey, az * u + ez)
-                hit = (near < far) & (near > f(NEAR_M)) & (near < z[y, x])
+                hit = (near < far) & (near > f(NEAR_M)) & (near <= z[y, x])
                 z[y, x] = near if hit else z[y, x]
                 part[y, x] = p if hit else part[y, x]
 
 
 @scalar
+def place_of(frame, index):
+    """Where the ray in a row or column stands, -1..1 from edge to edge of the picture."""
+    return (f(index - frame.margin) + f(0.5)) * f(2.0 / frame.across) - f(1)
+
+
+@scalar
 def grid(frame):
-    """(n,) float32: where rays stand, -1..1 from edge to edge of the picture."""
+    """(n,) float32: where all rays of a row stand."""
     at = np.empty(frame.n, np.float32)
     for i in range(frame.n):
-        at[i] = (f(i - frame.margin) + f(0.5)) * f(2.0 / frame.across) - f(1)
+        at[i] = place_of(frame, i)
     return at
 
 
@@ -260,19 +225,17 @@ def clamp(x, low, high):
 
 
 @scalar
-def way_of(frame, u, v):
-    """Of the ray (u, v) in the world, m for each metre along the camera's axis."""
-    a, b, c = frame.rays[1], frame.rays[2], frame.rays[3]
+def way_of(rays, u, v):
+    """Of the camera's ray (u, v), m of the world for each metre along its axis."""
     return (
-        c[0] + a[0] * u + b[0] * v,
-        c[1] + a[1] * u + b[1] * v,
-        c[2] + a[2] * u + b[2] * v,
+        rays[3, 0] + rays[1, 0] * u + rays[2, 0] * v,
+        rays[3, 1] + rays[1, 1] * u + rays[2, 1] * v,
+        rays[3, 2] + rays[1, 2] * u + rays[2, 2] * v,
     )
 
 
 @scalar
-def along_ray(frame, u, v, z):
-    """The point of the world, m, where the ray (u, v) is z m away."""
-    way = way_of(frame, u, v)
-    eye = frame.rays[0]
-    return z * way[0] + eye[0], z * way[1] + eye[1], z * way[2] + eye[2]
+def along_ray(rays, u, v, z):
+    """The point of the world, m, where the camera's ray (u, v) is z m away."""
+    x, y, far = way_of(rays, u, v)
+    return z * x + rays[0, 0], z * y + rays[0, 1], z * far + rays[0, 2]

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from evalib.rooms.builder import chance
-from evalib.rooms.kernels import scalar
+from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import clamp, f
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
@@ -20,7 +20,8 @@ LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
         49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99)  # fmt: skip
 CHROMA = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99,
           24, 26, 56, 99, 99, 99, 99, 99, 47, 66) + (99,) * 38  # fmt: skip
-QUALITY_50 = np.array([LUMA, CHROMA], float).reshape(2, 8, 8)
+LUMA = np.array(LUMA, float).reshape(8, 8)
+CHROMA = np.array(CHROMA, float).reshape(8, 8)
 _k = np.arange(8)[:, None]
 _cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
 COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
@@ -66,34 +67,36 @@ def grain(size: int) -> np.ndarray:
     return ((raw.sum(0) - 1.5) * 2).astype(np.float32)
 
 
-@scalar
-def develop(light, shot, grain, out):
-    """Photograph linear light (3, S, S) float32 -> out (S, S, 3) uint8."""
-    n = light.shape[1]
-    picture = np.empty_like(light)
+@kernel
+def develop(light, shots, grain, rows, image):
+    """Photograph linear light (k, 3, S, S) float32 -> rows of image (B, S, S, 3) uint8."""
+    n = light.shape[2]
     at = np.empty(n, np.float32)
     for x in range(n):
         edge = (f(x) + f(0.5)) * f(2.0 / n) - f(1)
         at[x] = edge * edge
-    for c in range(3):
-        gain = shot.gain[c]
+    for i in range(len(rows)):
+        shot = shots[i]
+        picture = light[i]
+        for c in range(3):
+            for y in range(n):
+                start = shot.start + (c * n + y) * n
+                for x in range(n):
+                    tone = picture[c, y, x] * shot.gain[c]
+                    tone *= f(1) - shot.vignette * (at[y] + at[x])
+                    tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
+                    tone += shot.contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
+                    tone += grain[start + x] * (shot.noise * (f(1.3) - tone))
+                    picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
+        if shot.quality > 0:
+            jpeg(picture, shot.quality)
         for y in range(n):
-            start = shot.start + (c * n + y) * n
             for x in range(n):
-                tone = light[c, y, x] * gain * (f(1) - shot.vignette * (at[y] + at[x]))
-                tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
-                tone += shot.contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
-                tone += grain[start + x] * (shot.noise * (f(1.3) - tone))
-                picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
-    if shot.quality > 0:
-        jpeg(picture, shot.quality)
-    for y in range(n):
-        for x in range(n):
-            for c in range(3):
-                out[y, x, c] = np.uint8(picture[c, y, x])
+                for c in range(3):
+                    image[rows[i], y, x, c] = np.uint8(picture[c, y, x])
 
 
-@scalar
+@kernel
 def jpeg(picture, quality):
     """Leave of a picture (3, S, S) of whole 0..255 what JPEG leaves at a quality 1..100."""
     n = picture.shape[1]
@@ -113,9 +116,9 @@ def jpeg(picture, quality):
     scale = 50 / quality if quality < 50 else 2 - quality / 50
     blue = _halved(blue)
     red = _halved(red)
-    _round_trip(luma, 0, scale)
-    _round_trip(blue, 1, scale)
-    _round_trip(red, 1, scale)
+    _round_trip(luma, LUMA, scale)
+    _round_trip(blue, CHROMA, scale)
+    _round_trip(red, CHROMA, scale)
     blue = _doubled(blue)
     red = _doubled(red)
     for y in range(n):
@@ -127,7 +130,7 @@ def jpeg(picture, quality):
             picture[2, y, x] = clamp(np.rint(grey + blue[y, x] * f(1.772)), 0, 255)
 
 
-@scalar
+@kernel
 def _halved(a):
     """Mean of 2 x 2, rounded: (S, S) -> (S / 2, S / 2)."""
     half = len(a) // 2
@@ -140,7 +143,7 @@ def _halved(a):
     return out
 
 
-@scalar
+@kernel
 def _doubled(a):
     """Between neighbours, 3/4 of the nearer: (S, S) whole numbers -> (2 S, 2 S), exact."""
     n = len(a)
@@ -156,7 +159,7 @@ def _doubled(a):
     return out
 
 
-@scalar
+@kernel
 def _round_trip(plane, table, scale):
     """Round (S, S) whole numbers in -128..128 in the cosine domain.
 
@@ -165,7 +168,7 @@ def _round_trip(plane, table, scale):
     step = np.empty((8, 8), np.float32)
     for i in range(8):
         for j in range(8):
-            step[i, j] = min(max(np.floor(QUALITY_50[table, i, j] * scale + 0.5), 1.0), 255.0)
+            step[i, j] = min(max(np.floor(table[i, j] * scale + 0.5), 1.0), 255.0)
     a = np.empty((8, 8), np.float32)
     b = np.empty((8, 8), np.float32)
     for top in range(0, len(plane), 8):

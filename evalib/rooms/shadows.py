@@ -46,7 +46,7 @@ def opacity(shade, soft, point):
     return min(share, f(1)) if far > near else f(0)
 
 
-@scalar
+@kernel
 def lit(parts, shell, light, foot):
     """How much of the lamp reaches a thing on its `foot` past the parts from `shell` on."""
     total = f(0)
@@ -59,7 +59,7 @@ def lit(parts, shell, light, foot):
     return f(1) - total / f(len(HEIGHTS))
 
 
-@scalar
+@kernel
 def _points(frame, at, z, tile, points):
     """Fill (3, 64) with the points, m, that a tile's rays meet; at most a kilometre off."""
     side = frame.n // TILE
@@ -68,7 +68,7 @@ def _points(frame, at, z, tile, points):
     for i in range(TILE * TILE):
         y = top + i // TILE
         x = left + i % TILE
-        point = along_ray(frame, at[x], -at[y], min(z[y, x], f(1e3)))
+        point = along_ray(frame.rays, at[x], -at[y], min(z[y, x], f(1e3)))
         points[0, i], points[1, i], points[2, i] = point
 
 
@@ -97,13 +97,13 @@ def enclose(frame, z, balls):
 
 
 @scalar
-def _reaches(part, lamp, ball):
+def _reaches(part, lamp, x, y, z, radius):
     """Whether a part can stand between the lamp and something in a ball."""
-    way = lamp[0] - ball[0], lamp[1] - ball[1], lamp[2] - ball[2]
-    gap = part.centre[0] - ball[0], part.centre[1] - ball[1], part.centre[2] - ball[2]
+    way = lamp[0] - x, lamp[1] - y, lamp[2] - z
+    gap = part.centre[0] - x, part.centre[1] - y, part.centre[2] - z
     length = np.sqrt(dot(way, way))
     along = dot(gap, way) / length
-    reach = part.radius + ball[3]
+    reach = part.radius + radius
     if reach <= f(0) or along < -reach or along > length + part.radius:
         return False
     return dot(gap, gap) - along * along < reach * reach
@@ -115,23 +115,25 @@ def shadows(parts, first, end, frame, light, z, balls, dark):
     at = grid(frame)
     points = np.empty((3, TILE * TILE), np.float32)
     hidden = np.empty(TILE * TILE, np.float32)
+    lamp, soft = light.lamp, light.soft
     side = frame.n // TILE
     dark[:] = f(0)
     for tile in range(len(balls)):
-        if balls[tile, 3] < f(0):
+        x, y, far, radius = balls[tile, 0], balls[tile, 1], balls[tile, 2], balls[tile, 3]
+        if radius < f(0):
             continue
         met = False
         for p in range(first, end):
-            if not _reaches(parts[p], light.lamp, balls[tile]):
+            if not _reaches(parts[p], lamp, x, y, far, radius):
                 continue
             if not met:
                 _points(frame, at, z, tile, points)
                 hidden[:] = f(0)
                 met = True
-            shade = shade_of(parts[p], light.lamp)
+            shade = shade_of(parts[p], lamp)
             for i in range(TILE * TILE):  # no branches: eight or more at a time
                 point = points[0, i], points[1, i], points[2, i]
-                hidden[i] = max(hidden[i], opacity(shade, light.soft, point))
+                hidden[i] = max(hidden[i], opacity(shade, soft, point))
         if met:
             top = tile // side * TILE
             left = tile % side * TILE
@@ -150,12 +152,15 @@ def contact(feet, reach, first, end, frame, z, balls, dim):
     side = frame.n // TILE
     dim[:] = f(0)
     for tile in range(len(balls)):
-        ball = balls[tile]
-        if ball[3] < f(0):
+        if balls[tile, 3] < f(0):
             continue
         for k in range(first, end):
-            gap = feet[k, 0] - ball[0], feet[k, 1] - ball[1], feet[k, 2] - ball[2]
-            if np.sqrt(dot(gap, gap)) >= reach[k] + ball[3]:
+            gap = (
+                feet[k, 0] - balls[tile, 0],
+                feet[k, 1] - balls[tile, 1],
+                feet[k, 2] - balls[tile, 2],
+            )
+            if np.sqrt(dot(gap, gap)) >= reach[k] + balls[tile, 3]:
                 continue
             _points(frame, at, z, tile, points)
             for i in range(TILE * TILE):

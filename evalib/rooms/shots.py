@@ -16,11 +16,11 @@ from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import clamp, f, grid, raster
 from evalib.rooms.sensor import develop, grain, settings
 from evalib.rooms.shadows import contact, lit, shadows
-from evalib.rooms.staging import cast
+from evalib.rooms.staging import cast, nobody
 from evalib.rooms.surfaces import TABLES, surface
 
 DEPTH_M = 10.0  # byte 255
-BYTES = f(255 / DEPTH_M)  # a metre
+TOGETHER = 64  # samples whose light is in memory
 SHAKE = np.array([-2, -1, -1, 0, 0, 1, 1, 2])  # halves of a pixel at 64 px
 
 
@@ -33,12 +33,7 @@ def render_backgrounds(bg: Sequence[int], size: int, *, seed: int = 0) -> dict[s
         ValueError: a size below 16, a negative background.
     """
     bg = _checked(bg, size)
-    image = np.empty((len(bg), size, size, 3), np.uint8)
-    depth = np.empty((len(bg), size, size), np.uint8)
-    shots = settings(seed, bg)
-    for row, number in enumerate(bg.tolist()):
-        drop = backdrop(seed, number, size)
-        _empty(drop, shots[row], grain(size), image[row], depth[row])
+    image, _, depth = _photograph(seed, bg, None, size)
     return {"bg": image, "bg_depth": depth}
 
 
@@ -53,18 +48,7 @@ def render(ids: Sequence[int], size: int, *, seed: int = 0) -> dict[str, np.ndar
         ValueError: a size below 16, a negative id.
     """
     ids = _checked(ids, size)
-    image = np.empty((len(ids), size, size, 3), np.uint8)
-    mask = np.empty((len(ids), size, size), np.uint8)
-    depth = np.empty((len(ids), size, size), np.uint8)
-    bgs = ids // (N_FG * N_PLACEMENTS)
-    shots = settings(seed, bgs, ids)
-    shift, change = _hands(seed, ids, size)
-    for bg in np.unique(bgs).tolist():
-        rows = np.flatnonzero(bgs == bg)
-        drop = backdrop(seed, bg, size)
-        them = cast(seed, bg, ids[rows])
-        how = shift[rows], change[rows], shots[rows], grain(size), TABLES
-        _samples(drop, them, *how, rows, image, mask, depth)
+    image, mask, depth = _photograph(seed, ids // (N_FG * N_PLACEMENTS), ids, size)
     return {"fg_bg": image, "mask": mask, "depth": depth}
 
 
@@ -77,9 +61,29 @@ def _checked(numbers: Sequence[int], size: int) -> np.ndarray:
     return numbers
 
 
-def _hands(seed: int, ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _photograph(seed: int, bgs: np.ndarray, ids: np.ndarray | None, size: int) -> tuple:
+    """Images, masks and depths of samples `ids` (B,) of places `bgs` (B,); None: empty places."""
+    image = np.empty((len(bgs), size, size, 3), np.uint8)
+    mask = np.empty((len(bgs), size, size), np.uint8)
+    depth = np.empty((len(bgs), size, size), np.uint8)
+    shots = settings(seed, bgs, ids)
+    shift, change = _hands(seed, bgs, ids, size)
+    for bg in np.unique(bgs).tolist():
+        rows = np.flatnonzero(bgs == bg)
+        for some in np.split(rows, range(TOGETHER, len(rows), TOGETHER)):
+            them = nobody(len(some)) if ids is None else cast(seed, bg, ids[some])
+            light = np.empty((len(some), 3, size, size), np.float32)
+            how = shift[some], change[some], TABLES
+            _draw(backdrop(seed, bg, size), them, *how, some, light, mask, depth)
+            develop(light, shots[some], grain(size), some, image)
+    return image, mask, depth
+
+
+def _hands(seed: int, bgs: np.ndarray, ids: np.ndarray | None, size: int) -> tuple:
     """(B, 2) int64 x, y rays that the camera moved since the empty shot; (B, 2) float32 factors of
     the ambient and the direct light."""
+    if ids is None:
+        return np.zeros((len(bgs), 2), np.int64), np.ones((len(bgs), 2), np.float32)
     r = chance(seed, ids, "hand", 6)
     shakes = r[:, 5:] < 0.25  # most cameras stand still
     shift = np.round(shakes * SHAKE[(r[:, :2] * 8).astype(int)] * size / 64)
@@ -89,105 +93,87 @@ def _hands(seed: int, ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
 
 
 @kernel
-def _empty(drop, shot, grain, image, depth):
-    """Photograph the place alone: image (S, S, 3), depth (S, S), both uint8."""
-    n = len(depth)
-    light = np.empty((3, n, n), np.float32)
-    for y in range(n):
-        for x in range(n):
-            top = 2 * y + drop.frame.margin
-            left = 2 * x + drop.frame.margin
-            depth[y, x] = _still_depth(drop.z, top, left)
-            for c in range(3):
-                ambient = _still(drop.light, top, left, c)
-                light[c, y, x] = ambient + _still(drop.light, top, left, 3 + c)
-    develop(light, shot, grain, image)
+def _draw(drop, them, shift, change, tables, rows, light, mask, depth):
+    """Fill the light (k, 3, S, S) of k samples of a place, and row rows[i] of the uint8 maps.
 
-
-@kernel
-def _samples(drop, them, shift, change, shots, grain, tables, rows, image, mask, depth):
-    """Photograph k samples of a place, the i-th into row rows[i] of the uint8 arrays.
-
-    drop: Backdrop; them: Cast; shift, change: (k, 2); shots: (k,) SHOT.
+    drop: Backdrop; them: Cast; shift, change: (k, 2).
     """
-    frame = drop.frame
-    at = grid(frame)
     n = mask.shape[1]
-    light = np.empty((3, n, n), np.float32)
+    frame = drop.frame
     part = np.empty((frame.n, frame.n), np.int32)
+    z = np.empty((frame.n, frame.n), np.float32)
     dark = np.empty((frame.n, frame.n), np.float32)
     dim = np.empty((frame.n, frame.n), np.float32)
     reached = np.empty(len(them.at), np.float32)
-    rays = np.empty((4, 5), np.float32)
+    still = np.empty((2, 7, n, n), np.float32)  # as the camera stands, and shaken
+    known = False
     for i in range(len(rows)):
-        row = rows[i]
-        z = drop.z.copy()
-        part[:] = -1
-        raster(them.parts, them.first_part[i], them.first_part[i + 1], frame, z, part)
-        shadows(
-            them.parts,
-            them.first_part[i],
-            them.first_part[i + 1],
-            frame,
-            drop.lamp,
-            drop.z,
-            drop.balls,
-            dark,
-        )
-        contact(
-            them.at,
-            them.reach,
-            them.first_thing[i],
-            them.first_thing[i + 1],
-            frame,
-            drop.z,
-            drop.balls,
-            dim,
-        )
-        for k in range(them.first_thing[i], them.first_thing[i + 1]):
+        first, end = them.first_part[i], them.first_part[i + 1]
+        one, last = them.first_thing[i], them.first_thing[i + 1]
+        _reset(drop.z, z, part)
+        raster(them.parts, first, end, frame, z, part)
+        shadows(them.parts, first, end, frame, drop.lamp, drop.z, drop.balls, dark)
+        contact(them.at, them.reach, one, last, frame, drop.z, drop.balls, dim)
+        for k in range(one, last):
             reached[k] = lit(drop.parts, drop.shell, drop.lamp, them.at[k])
-        for y in range(n):
-            for x in range(n):
-                top = 2 * y + shift[i, 1] + frame.margin
-                left = 2 * x + shift[i, 0] + frame.margin
-                mask[row, y, x] = 0
-                depth[row, y, x] = _still_depth(drop.z, top, left)
-                if not _touched(part, dark, dim, top, left):
-                    for c in range(3):
-                        ambient = _still(drop.light, top, left, c) * change[i, 0]
-                        direct = _still(drop.light, top, left, 3 + c) * change[i, 1]
-                        light[c, y, x] = ambient + direct
-                    continue
-                for corner in range(4):
-                    v = top + corner // 2
-                    u = left + corner % 2
-                    p = part[v, u]
-                    rays[corner, 3:] = 0
-                    if p < 0:
-                        ambient_share = change[i, 0] * (f(1) - dim[v, u])
-                        direct_share = change[i, 1] * (f(1) - dark[v, u])
-                        for c in range(3):
-                            ambient = drop.light[v, u, c] * ambient_share
-                            rays[corner, c] = ambient + drop.light[v, u, 3 + c] * direct_share
-                        continue
-                    s = surface(them.parts[p], frame, at[u], -at[v], z[v, u], tables)
+        shaken = int(shift[i, 0] != 0 or shift[i, 1] != 0)
+        if shaken or not known:
+            _halve(drop.light, drop.z, frame.margin, shift[i], still[shaken])
+            known |= not shaken
+        out = light[i], mask[rows[i]], depth[rows[i]]
+        _expose(still[shaken], change[i], *out)
+        maps = part, z, dark, dim
+        _add(drop, them.parts, them.thing, reached, maps, shift[i], change[i], tables, *out)
+
+
+@kernel
+def _add(drop, parts, thing, reached, maps, shift, change, tables, light, mask, depth):
+    """Draw what is new in a picture, and the shadows that it throws."""
+    part, z, dark, dim = maps
+    # out of their tuple once: each look into it counts references
+    place, lamp, rays, step = drop.light, drop.lamp, drop.frame.rays, drop.frame.step
+    at = grid(drop.frame)
+    sums = np.empty((4, 5), np.float32)
+    for y in range(len(mask)):
+        top = 2 * y + shift[1] + drop.frame.margin
+        for x in range(len(mask)):
+            left = 2 * x + shift[0] + drop.frame.margin
+            if not _touched(part, dark, dim, top, left):
+                continue
+            for corner in range(4):
+                v = top + corner // 2
+                u = left + corner % 2
+                p = part[v, u]
+                sums[corner, 3] = p >= 0
+                sums[corner, 4] = z[v, u] if p >= 0 else f(0)
+                if p >= 0:
+                    s = surface(parts[p], rays, step, at[u], -at[v], z[v, u], tables)
                     # the floor hides half of the sky near the feet
                     sky = f(0.5) + f(0.5) * clamp(s[0][1] / f(0.9), 0, 1)
-                    ambient_light, direct_light = shade(drop.lamp, s, sky)
-                    ambient_share = change[i, 0] * drop.exposure
-                    direct_share = reached[them.thing[p]] * (change[i, 1] * drop.exposure)
-                    for c in range(3):
-                        ambient = ambient_light[c] * ambient_share
-                        rays[corner, c] = ambient + direct_light[c] * direct_share
-                    rays[corner, 3] = 1
-                    rays[corner, 4] = z[v, u]
+                    ambient, direct = shade(lamp, s, sky)
+                    of_sky = change[0] * drop.exposure
+                    of_lamp = reached[thing[p]] * (change[1] * drop.exposure)
+                else:
+                    ambient = place[v, u, 0], place[v, u, 1], place[v, u, 2]
+                    direct = place[v, u, 3], place[v, u, 4], place[v, u, 5]
+                    of_sky = change[0] * (f(1) - dim[v, u])
+                    of_lamp = change[1] * (f(1) - dark[v, u])
                 for c in range(3):
-                    light[c, y, x] = _sum(rays, c) * f(0.25)
-                count = _sum(rays, 3)
-                if count >= 2:  # of a pixel's four rays meet an object
-                    mask[row, y, x] = 255
-                    depth[row, y, x] = np.uint8(np.rint(min(_sum(rays, 4) / count * BYTES, f(255))))
-        develop(light, shots[i], grain, image[row])
+                    sums[corner, c] = ambient[c] * of_sky + direct[c] * of_lamp
+            for c in range(3):
+                light[c, y, x] = _sum(sums, c) * f(0.25)
+            count = _sum(sums, 3)
+            if count >= 2:  # of a pixel's four rays meet an object
+                mask[y, x] = 255
+                depth[y, x] = np.uint8(np.rint(_byte(_sum(sums, 4) / count)))
+
+
+@kernel
+def _reset(place_z, z, part):
+    for y in range(len(z)):
+        for x in range(len(z)):
+            z[y, x] = place_z[y, x]
+            part[y, x] = -1
 
 
 @scalar
@@ -206,17 +192,36 @@ def _touched(part, dark, dim, top, left):
     return False
 
 
-@scalar
-def _still(maps, top, left, c):
-    """Mean over a pixel's four rays of channel c."""
-    one = maps[top, left, c] + maps[top + 1, left, c]
-    other = maps[top, left + 1, c] + maps[top + 1, left + 1, c]
-    return (one + other) * f(0.25)
+@kernel
+def _halve(light, z, margin, shift, still):
+    """Fill (7, S, S) with the empty place's light and depth byte, means of four rays each."""
+    for y in range(still.shape[1]):
+        top = 2 * y + shift[1] + margin
+        for x in range(still.shape[1]):
+            left = 2 * x + shift[0] + margin
+            for c in range(6):
+                one = light[top, left, c] + light[top + 1, left, c]
+                other = light[top, left + 1, c] + light[top + 1, left + 1, c]
+                still[c, y, x] = (one + other) * f(0.25)
+            one = _byte(z[top, left]) + _byte(z[top + 1, left])
+            other = _byte(z[top, left + 1]) + _byte(z[top + 1, left + 1])
+            still[6, y, x] = (one + other) * f(0.25)
 
 
 @scalar
-def _still_depth(z, top, left):
-    """Byte: 255 at 10 m or more."""
-    one = min(z[top, left] * BYTES, f(255)) + min(z[top + 1, left] * BYTES, f(255))
-    other = min(z[top, left + 1] * BYTES, f(255)) + min(z[top + 1, left + 1] * BYTES, f(255))
-    return np.uint8(np.rint((one + other) * f(0.25)))
+def _byte(z):
+    """Depth as it is stored, not rounded yet: 255 at 10 m or more."""
+    return min(z * f(255 / DEPTH_M), f(255))
+
+
+@kernel
+def _expose(still, change, light, mask, depth):
+    """Fill light (3, S, S), mask and depth (S, S) with the empty place in changed light."""
+    n = len(depth)
+    for y in range(n):
+        for c in range(3):
+            for x in range(n):
+                light[c, y, x] = still[c, y, x] * change[0] + still[3 + c, y, x] * change[1]
+        for x in range(n):
+            mask[y, x] = 0
+            depth[y, x] = np.uint8(np.rint(still[6, y, x]))

@@ -33,7 +33,7 @@ TABLES = _tables()
 
 
 @scalar
-def surface(part, frame, u, v, z, tables):
+def surface(part, rays, step, u, v, z, tables):
     """What the ray (u, v) meets at z m on a part: point, m, normal, colour and its own light."""
     ray = part.ray
     ox = ray[0, 0] + z * (ray[1, 0] * u + ray[2, 0] * v + ray[3, 0])  # in the part's coordinates
@@ -47,12 +47,16 @@ def surface(part, frame, u, v, z, tables):
     else:
         normal = ox * f(not cap), oy * f(cap or part.kind != TUBE), oz * f(not cap)
     inward = part.inward
-    normal = dot(inward[0], normal), dot(inward[1], normal), dot(inward[2], normal)
+    normal = (
+        inward[0, 0] * normal[0] + inward[0, 1] * normal[1] + inward[0, 2] * normal[2],
+        inward[1, 0] * normal[0] + inward[1, 1] * normal[1] + inward[1, 2] * normal[2],
+        inward[2, 0] * normal[0] + inward[2, 1] * normal[1] + inward[2, 2] * normal[2],
+    )
     unit = f(1) / max(np.sqrt(dot(normal, normal)), f(1e-9))
     normal = normal[0] * unit, normal[1] * unit, normal[2] * unit
-    way = way_of(frame, u, v)
+    way = way_of(rays, u, v)
     facing = -dot(way, normal) / np.sqrt(dot(way, way))
-    blur = z * frame.step / max(facing, f(0.1))  # metres between neighbouring rays
+    blur = z * step / max(facing, f(0.1))  # metres between neighbouring rays
     along = oz * part.half[2] if on_x else ox * part.half[0]  # metres from the part's middle
     up = oz * part.half[2] if flat_y else oy * part.half[1]
     paint = part.paint
@@ -62,22 +66,22 @@ def surface(part, frame, u, v, z, tables):
         (paint[1] + mix * (paint[4] - paint[1])) * gain,
         (paint[2] + mix * (paint[5] - paint[2])) * gain,
     )
-    return along_ray(frame, u, v, z), normal, colour, paint[9]
+    return along_ray(rays, u, v, z), normal, colour, paint[9]
 
 
 @scalar
-def _noise(table, a, b):
+def _noise(tables, which, a, b):
     """Look up a table, that repeats, at whole coordinates."""
-    return table[np.int64(a) & (SIDE - 1), np.int64(b) & (SIDE - 1)]
+    return tables[which, np.int64(a) & (SIDE - 1), np.int64(b) & (SIDE - 1)]
 
 
 @scalar
-def clouds(smooth, x, y):
+def clouds(tables, x, y):
     """Drifts of noise, about 1 long: two turned layers, whose sum repeats too far off to notice."""
     x *= f(64)
     y *= f(64)
-    turned = _noise(smooth, x * f(0.4) - y * f(0.13), x * f(0.13) + y * f(0.4))
-    return _noise(smooth, x, y) + f(0.7) * turned
+    turned = _noise(tables, SMOOTH, x * f(0.4) - y * f(0.13), x * f(0.13) + y * f(0.4))
+    return _noise(tables, SMOOTH, x, y) + f(0.7) * turned
 
 
 @scalar
@@ -92,9 +96,8 @@ def _band(x, blur, width):
 @scalar
 def _texture(paint, along, up, blur, tables):
     """How much of colour b, 0..1, and how bright a paint is at `along`, `up` m."""
-    smooth, white = tables[SMOOTH], tables[WHITE]
     texture, rate, phase = int(paint[6]), paint[7], paint[8]
-    grain = _noise(smooth, along * f(120) + phase * f(999), up * f(120) + phase * f(555))
+    grain = _noise(tables, SMOOTH, along * f(120) + phase * f(999), up * f(120) + phase * f(555))
     bright = f(1) + f(0.04) * grain
     x = along * rate + phase  # in repeats, as y and blur
     y = up * rate + phase
@@ -106,26 +109,26 @@ def _texture(paint, along, up, blur, tables):
     if texture == CHECKS:
         return abs(_band(x, blur, 0.5) - _band(y, blur, 0.5)), bright
     if texture == NOISE:
-        return clamp(f(0.5) + f(0.3) * clouds(smooth, x, y), 0, 1), bright
+        return clamp(f(0.5) + f(0.3) * clouds(tables, x, y), 0, 1), bright
     if texture == LEAVES:
-        mix = clamp(f(0.5) + f(0.5) * clouds(smooth, x * f(2.8), y * f(2.8)), 0, 1)
+        mix = clamp(f(0.5) + f(0.5) * clouds(tables, x * f(2.8), y * f(2.8)), 0, 1)
         return mix, bright * (f(0.4) + f(0.9) * mix)
     if texture == BRICKS:
         row = np.floor(f(2) * y)
         cell = x + row * f(0.5)
-        tone = _noise(white, np.floor(cell) + f(90), row) - f(0.5)
+        tone = _noise(tables, WHITE, np.floor(cell) + f(90), row) - f(0.5)
         tone = f(1) + tone * clamp(f(0.75) - f(0.75) * blur, 0, 0.5)
         joint = max(_band(cell, blur, 0.05), _band(f(2) * y, f(2) * blur, 0.1))
         return joint, bright * tone
     if texture == WOOD:
         plank = np.floor(y)
-        grain = _noise(smooth, x * f(6) + plank * f(77), y * f(90) + plank * f(31))
-        tone = _noise(white, plank, plank + f(9)) - f(0.5)
+        grain = _noise(tables, SMOOTH, x * f(6) + plank * f(77), y * f(90) + plank * f(31))
+        tone = _noise(tables, WHITE, plank, plank + f(9)) - f(0.5)
         tone = f(1) + tone * clamp(f(0.6) - f(0.6) * blur, 0, 0.4)
         gap = f(1) - f(0.5) * _band(y, blur, 0.04)
         return clamp(f(0.5) + f(0.3) * grain, 0, 1), bright * (tone * gap)
     cell = np.floor(x)  # upright cells: backs of books, boards of a fence
     row = np.floor(y * f(0.2))
-    tone = f(0.6) + f(0.8) * _noise(white, cell, row + f(7))
+    tone = f(0.6) + f(0.8) * _noise(tables, WHITE, cell, row + f(7))
     edge = f(1) - f(0.4) * _band(x, blur, 0.12)
-    return _noise(white, cell + f(40), row), bright * (tone * edge)
+    return _noise(tables, WHITE, cell + f(40), row), bright * (tone * edge)

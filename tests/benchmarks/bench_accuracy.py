@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 from evalib import augment, dataset, manifest, metrics, runs, timing, training, unet
-from evalib.rooms import sensor, shadows, shots, staging
+from evalib.rooms import rays, sensor, shots, staging
 
 LIGHT = ("shadow", "exposure", "white_balance", "tone", "blur", "noise")  # of each shot alone
 
@@ -117,27 +118,26 @@ def configure(group: str, changes: dict[str, object]) -> training.Config:
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
     """Render without one thing: the same samples, looking otherwise."""
-    develop = sensor.develop
-    cast_shadows = shadows.Tiles.shadows
 
-    def one_camera(light, seed, bg, ids=None):
-        return develop(light, seed, bg)  # as the empty shot: exposure, noise and JPEG
+    def one_camera(seed, bg, ids=None):
+        return sensor.settings(seed, bg)  # as the empty shot: exposure, noise and JPEG
 
-    def own_only(self, view, owner, b, shell=0):
-        if shell:  # the furniture's: part of the place
-            return cast_shadows(self, view, owner, b, shell)
-        return self.points.new_zeros(b, self.n)
+    def without_shadows(parts, camera):
+        seen = rays.view(parts, camera)
+        seen["radius"] = -np.inf  # of the ball that tells where they can fall
+        return seen
 
-    def no_contact(self, feet, wide, owner, b):
-        return self.points.new_zeros(b, self.n)
+    def without_contact(*which):
+        them = staging.cast(*which)
+        return them._replace(reach=np.full_like(them.reach, -np.inf))
 
     patches = {
         "nothing": [],
-        "photometric": [patch.object(shots, "develop", one_camera)],
+        "photometric": [patch.object(shots, "settings", one_camera)],
         "large": [patch.object(staging, "AREA", (staging.AREA[0], 0.06))],
         "shadows": [
-            patch.object(shadows.Tiles, "shadows", own_only),
-            patch.object(shadows.Tiles, "contact", no_contact),
+            patch.object(staging, "view", without_shadows),
+            patch.object(shots, "cast", without_contact),
         ],
     }[what]
     with ExitStack() as stack:

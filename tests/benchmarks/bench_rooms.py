@@ -1,43 +1,119 @@
-"""How many samples a second the rooms give: `python tests/benchmarks/bench_rooms.py`."""
+"""How many samples a second the rooms give, on one core, and beside a busy one.
 
+    python tests/benchmarks/bench_rooms.py [REF]
+
+With REF, a git commit such as e39033e, its code is measured in turns with today's: what counts is
+the ratio, as a machine is now faster, now slower. Rates are per second of CPU time.
+"""
+
+import argparse
+import io
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parents[2]
+SIZES = (64, 128, 224)  # px
+N_BG = 8  # fresh backgrounds in a turn
+EACH = 32  # samples of each
+TURNS = 3
+# run by each code in a process of its own: what to render in, seconds of CPU time out
+CODE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
 import numpy as np
+from evalib import rooms
+def seconds(bgs, size, empty):
+    ids = np.concatenate([bg * 4000 + np.arange(0, 4000, 125) for bg in bgs])
+    start = time.process_time()
+    if empty:
+        rooms.render_backgrounds(bgs, size)
+    rooms.render(ids, size)
+    return time.process_time() - start
+seconds([1], 64, True)
+print("ready", flush=True)
+for line in sys.stdin:
+    first, n, size = map(int, line.split())
+    bgs = np.arange(first, first + n)
+    print(seconds(bgs, size, True), seconds(bgs[:4], size, False) * n / 4, flush=True)
+"""
 
-# run from anywhere, evalib installed or not
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evalib import manifest, rooms, timing  # noqa: E402
+class Code:
+    """A checkout that renders in a process of its own."""
 
-BACKGROUNDS = (0, 10, 22, 36)
-SIZE = 64  # px
-N = 1024  # samples
-ROUNDS = 3
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CODE, str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def rates(self, first: int, size: int) -> tuple[float, float]:
+        """Samples per CPU second: of fresh backgrounds, these included, and of known ones."""
+        print(first, N_BG, size, file=self.process.stdin, flush=True)
+        fresh, known = map(float, self.process.stdout.readline().split())
+        return N_BG * EACH / fresh, N_BG * EACH / known
 
 
 def main() -> None:
-    """Render N samples of four backgrounds, as packs ask for them; print the best rate."""
-    each = N // len(BACKGROUNDS)
-    of_a_background = manifest.N_FG * manifest.N_PLACEMENTS
-    spread = np.arange(each) * (of_a_background // each)
-    start = time.perf_counter()
-    rooms.render_backgrounds(BACKGROUNDS, SIZE)
-    empty_s = (time.perf_counter() - start) / len(BACKGROUNDS)
-    best = 0.0
-    best_of_cpu = 0.0
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        start_cpu = time.process_time()
-        for bg in BACKGROUNDS:
-            rooms.render(bg * of_a_background + spread, SIZE)
-        best = max(best, N / (time.perf_counter() - start))
-        best_of_cpu = max(best_of_cpu, N / (time.process_time() - start_cpu))
-    print(
-        f"rooms {SIZE} px: {best:.0f} samples/s (best of {ROUNDS}), {best_of_cpu:.0f} per CPU "
-        f"second; a background {empty_s:.2f} s; {timing.machine()}"
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("ref", nargs="?", help="a git commit to compare with")
+    ref = parser.parse_args().ref
+    with tempfile.TemporaryDirectory() as folder:
+        codes = [Code("today", HERE)]
+        if ref:
+            archive = subprocess.check_output(["git", "-C", HERE, "archive", ref])
+            with tarfile.open(fileobj=io.BytesIO(archive)) as code:
+                code.extractall(folder)
+            codes.append(Code(ref, Path(folder)))
+        compare(codes)
+        for code in codes:
+            code.process.stdin.close()
+            code.process.wait()
+    beside_a_busy_core()
+
+
+def compare(codes: list[Code]) -> None:
+    print(f"samples per CPU second, {EACH} a background, best of {TURNS} (ratio: its median)")
+    for size in SIZES:
+        turns = [
+            [code.rates(10_000 + (size + turn) * 100, size) for code in codes]
+            for turn in range(TURNS)
+        ]
+        for kind, name in enumerate(("fresh", "known")):
+            best = [max(turn[i][kind] for turn in turns) for i in range(len(codes))]
+            line = ", ".join(f"{code.name} {x:.0f}" for code, x in zip(codes, best, strict=True))
+            if len(codes) == 2:
+                ratios = sorted(turn[0][kind] / turn[1][kind] for turn in turns)
+                line += f": {ratios[TURNS // 2]:.1f} x ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+            print(f"{size:4} px, {name} backgrounds: {line}", flush=True)
+
+
+def beside_a_busy_core() -> None:
+    """What of the wall clock's speed a busy process on the same core costs: its share is half."""
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from evalib import dataset; "
+    code += "dataset.build('mid-1000', 64, limit=400, root=sys.argv[1], progress=False)"
+    pin = ["taskset", "--cpu-list", "0"]
+    took = []
+    for busy in (False, True):
+        other = subprocess.Popen([*pin, sys.executable, "-c", "while True: pass"]) if busy else None
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            subprocess.run([*pin, sys.executable, "-c", code, folder], check=True)
+            took.append(time.perf_counter() - start)
+        if other:
+            other.kill()
+            other.wait()
+    print(f"a pack of 400: {took[0]:.1f} s; beside a busy process: {took[1]:.1f} s, on one core")
 
 
 if __name__ == "__main__":
