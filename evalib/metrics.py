@@ -133,7 +133,8 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
     Raises ValueError: there is no batch, or what the metrics refuse.
     """
     rows = []
-    lines = []
+    # In one piece: many small tensors, kept, keep the large memory freed around them, too.
+    lines = bytearray()
     for batch in batches:
         mask_pred, depth_pred = predictor(batch)
         columns = mask_metrics(mask_pred, batch["mask"])
@@ -141,11 +142,10 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
         rows.append(batch["row"])
-        # One tensor a batch: many small ones, kept, keep the large memory freed around them, too.
-        lines.append(torch.stack(list(columns.values())))
+        lines += torch.stack(list(columns.values()), dim=1).cpu().numpy().tobytes()  # (B, columns)
     if not lines:
         raise ValueError("no batches to evaluate; the list of rows was empty")
-    table = torch.cat(lines, dim=1).cpu().numpy()  # (columns, N)
+    table = np.frombuffer(lines, np.float32).reshape(-1, len(columns)).T.copy()  # (columns, N)
     return {"row": torch.cat(rows).cpu().numpy()} | dict(zip(columns, table, strict=True))
 
 
