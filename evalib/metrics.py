@@ -132,17 +132,21 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
         batches:   dicts of float maps 0..1 and `row` (B,), which says which image a line is.
     Raises ValueError: there is no batch, or what the metrics refuse.
     """
-    lines = []
+    rows = []
+    # In one piece: many small tensors, kept, keep the large memory freed around them, too.
+    lines = bytearray()
     for batch in batches:
         mask_pred, depth_pred = predictor(batch)
-        columns = {"row": batch["row"]} | mask_metrics(mask_pred, batch["mask"])
+        columns = mask_metrics(mask_pred, batch["mask"])
         for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
-        lines.append(columns)
+        rows.append(batch["row"])
+        lines += torch.stack(list(columns.values()), dim=1).cpu().numpy().tobytes()  # (B, columns)
     if not lines:
         raise ValueError("no batches to evaluate; the list of rows was empty")
-    return {name: torch.cat([line[name] for line in lines]).cpu().numpy() for name in lines[0]}
+    table = np.frombuffer(lines, np.float32).reshape(-1, len(columns)).T.copy()  # (columns, N)
+    return {"row": torch.cat(rows).cpu().numpy()} | dict(zip(columns, table, strict=True))
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
