@@ -118,48 +118,48 @@ def view(parts: np.ndarray, camera: Pinhole) -> np.ndarray:
 
 
 @scalar
-def _common(near, far, enter, leave):
-    """What two ranges have in common; nothing if one of them is none, or NaN."""
-    near = enter if enter > near else near
-    far = leave if leave < far else far
-    return near, far if enter <= leave else -INFINITE
-
-
-@scalar
-def _planes(o, d):
-    """Where o + t d lies in -1..1; all or nothing, counted as nothing, if d = 0."""
-    inverse = f(1) / d
-    middle = -o * inverse
-    half = abs(inverse)
-    return middle - half, middle + half
-
-
-@scalar
-def span(kind, ox, oy, oz, dx, dy, dz):
+def span(kind, o, d):
     """Where a ray o + t d enters and leaves a unit part: near, far; a miss has not near < far.
 
-    In the part's coordinates, in half sizes. NaN counts as a miss.
+    o, d: threes in the part's coordinates, in half sizes. NaN counts as a miss.
     """
     near = -INFINITE
     far = INFINITE
     if kind != BALL:
-        near, far = _common(near, far, *_planes(oy, dy))
+        near, far = _between_planes(near, far, o[1], d[1])
     if kind == BOX:
-        near, far = _common(near, far, *_planes(ox, dx))
-        near, far = _common(near, far, *_planes(oz, dz))
+        near, far = _between_planes(near, far, o[0], d[0])
+        near, far = _between_planes(near, far, o[2], d[2])
         return near, far
-    a = dx * dx
-    b = ox * dx
-    c = ox * ox
+    a = d[0] * d[0]
+    b = o[0] * d[0]
+    c = o[0] * o[0]
     if kind == BALL:
-        a = a + dy * dy
-        b = b + oy * dy
-        c = c + oy * oy
-    a = a + dz * dz
-    b = b + oz * dz
-    c = c + oz * oz - f(1)
+        a = a + d[1] * d[1]
+        b = b + o[1] * d[1]
+        c = c + o[1] * o[1]
+    a = a + d[2] * d[2]
+    b = b + o[2] * d[2]
+    c = c + o[2] * o[2] - f(1)
     root = np.sqrt(max(b * b - a * c, f(0)))  # no root: near = far, a miss
     return _common(near, far, (-b - root) / a, (root - b) / a)
+
+
+@scalar
+def _between_planes(near, far, o, d):
+    """What of a range has o + t d in -1..1; nothing if d = 0."""
+    inverse = f(1) / d
+    middle = -o * inverse
+    half = abs(inverse)
+    return _common(near, far, middle - half, middle + half)
+
+
+@scalar
+def _common(near, far, enter, leave):
+    """What two ranges have in common; nothing if the second is none, or NaN."""
+    near = enter if enter > near else near
+    far = leave if leave < far else far
+    return near, far if enter <= leave else -INFINITE
 
 
 @kernel
@@ -179,15 +179,12 @@ def raster(parts, first, end, frame, z, part):
         top = max(0, int(np.floor((f(1) - bounds[3]) / step - f(0.5))) + frame.margin)
         bottom = min(last, int(np.ceil((f(1) - bounds[2]) / step - f(0.5))) + frame.margin)
         ray = parts[p].ray
-        ox, oy, oz = three(ray[0])
-        ax, ay, az = three(ray[1])
+        o = three(ray, 0)
+        a = three(ray, 1)
         for y in range(top, bottom + 1):
-            ex = ray[2, 0] * -at[y] + ray[3, 0]
-            ey = ray[2, 1] * -at[y] + ray[3, 1]
-            ez = ray[2, 2] * -at[y] + ray[3, 2]
+            row = mixed(three(ray, 3), three(ray, 2), -at[y])
             for x in range(left, right + 1):  # no branches: eight or more at a time
-                u = at[x]
-                near, far = span(kind, ox, oy, oz, ax * u + ex, ay * u + ey, az * u + ez)
+                near, far = span(kind, o, mixed(row, a, at[x]))
                 hit = (near < far) & (near > f(NEAR_M)) & (near <= z[y, x])
                 z[y, x] = near if hit else z[y, x]
                 part[y, x] = p if hit else part[y, x]
@@ -209,8 +206,19 @@ def grid(frame):
 
 
 @scalar
-def three(a):
-    return a[0], a[1], a[2]
+def three(a, row):
+    return a[row, 0], a[row, 1], a[row, 2]
+
+
+@scalar
+def mixed(a, b, share):
+    """a + b * share, of threes."""
+    return a[0] + b[0] * share, a[1] + b[1] * share, a[2] + b[2] * share
+
+
+@scalar
+def minus(a, b):
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 @scalar
@@ -227,15 +235,10 @@ def clamp(x, low, high):
 @scalar
 def way_of(rays, u, v):
     """Of the camera's ray (u, v), m of the world for each metre along its axis."""
-    return (
-        rays[3, 0] + rays[1, 0] * u + rays[2, 0] * v,
-        rays[3, 1] + rays[1, 1] * u + rays[2, 1] * v,
-        rays[3, 2] + rays[1, 2] * u + rays[2, 2] * v,
-    )
+    return mixed(mixed(three(rays, 3), three(rays, 1), u), three(rays, 2), v)
 
 
 @scalar
 def along_ray(rays, u, v, z):
     """The point of the world, m, where the camera's ray (u, v) is z m away."""
-    x, y, far = way_of(rays, u, v)
-    return z * x + rays[0, 0], z * y + rays[0, 1], z * far + rays[0, 2]
+    return mixed(three(rays, 0), way_of(rays, u, v), z)
