@@ -16,7 +16,6 @@ TILE = 8  # rays along the side of a tile
 NEAR_M = 0.05  # nothing nearer to the camera is seen
 f = np.float32  # of constants: a bare 0.5 would make float64 of what it meets
 INFINITE = f(np.inf)
-CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 # A part: BALL, BOX or TUBE; where, how large and how turned (its axes to the world's) it is, in m;
 # its paint: colour a, colour b (linear RGB), texture, repeats per metre, phase, glow (own light)
@@ -95,26 +94,50 @@ def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 def view(parts: np.ndarray, camera: Pinhole) -> np.ndarray:
     """(n,) SEEN of parts (n,) PART."""
-    half, turn, centre = parts["half"], parts["turn"], parts["centre"]
     seen = np.empty(len(parts), SEEN)
     for name in ("kind", "centre", "half", "paint"):
         seen[name] = parts[name]
-    ball = half.max(1, initial=0)
-    seen["radius"] = np.where(parts["kind"] == BALL, ball, np.sqrt((half * half).sum(1)))
-    inward = turn.swapaxes(1, 2) / half[:, :, None]
-    origin = -times(inward, centre)
-    seen["inward"][:, :3] = inward.swapaxes(1, 2)
-    seen["inward"][:, 3] = origin
-    ray = times(inward[:, None], camera.rays())  # (n, 4, 3)
-    ray[:, 0] += origin
-    seen["ray"] = ray
-    corners = centre[:, None] + times(turn[:, None], CORNERS * half[:, None])  # (n, 8, 3)
-    u, v, z = project.py_func(camera, *np.moveaxis(corners, -1, 0))
-    bounds = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
-    bounds[z.min(1) <= NEAR_M] = (-9, 9, -9, 9)  # reaches the eye: the whole picture
-    bounds[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
-    seen["bounds"] = bounds.clip(-9, 9)
+    _aim(parts, camera, camera.rays(), seen)
     return seen
+
+
+@kernel
+def _aim(parts, camera, rays, seen):
+    """Fill in what depends on the camera."""
+    for p in range(len(parts)):
+        half, turn, centre = parts[p].half, parts[p].turn, parts[p].centre
+        inward, ray, bounds = seen[p].inward, seen[p].ray, seen[p].bounds
+        square = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
+        longest = max(half[0], half[1], half[2])
+        seen[p].radius = longest if parts[p].kind == BALL else np.sqrt(square)
+        for i in range(3):
+            axis = turn[0, i] / half[i], turn[1, i] / half[i], turn[2, i] / half[i]
+            inward[0, i], inward[1, i], inward[2, i] = axis
+            inward[3, i] = -dot(axis, centre)
+            ray[0, i] = dot(axis, three(rays, 0)) - dot(axis, centre)
+            for k in range(1, 4):
+                ray[k, i] = dot(axis, three(rays, k))
+        left = bottom = nearest = np.inf
+        right = top = furthest = -np.inf
+        for corner in range(8):
+            x = half[0] * (2 * (corner & 1) - 1)
+            y = half[1] * ((corner & 2) - 1)
+            z = half[2] * ((corner & 4) // 2 - 1)
+            u, v, far = project(
+                camera,
+                centre[0] + turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z,
+                centre[1] + turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z,
+                centre[2] + turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z,
+            )
+            left, right = min(left, u), max(right, u)
+            bottom, top = min(bottom, v), max(top, v)
+            nearest, furthest = min(nearest, far), max(furthest, far)
+        if furthest <= NEAR_M:  # all behind: no pixel
+            left, right, bottom, top = 9.0, -9.0, 9.0, -9.0
+        elif nearest <= NEAR_M:  # reaches the eye: the whole picture
+            left, right, bottom, top = -9.0, 9.0, -9.0, 9.0
+        bounds[0], bounds[1] = max(left, -9.0), min(right, 9.0)
+        bounds[2], bounds[3] = max(bottom, -9.0), min(top, 9.0)
 
 
 @scalar

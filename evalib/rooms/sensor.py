@@ -77,16 +77,18 @@ def develop(light, shots, grain, rows, image):
         at[x] = edge * edge
     for i in range(len(rows)):
         shot = shots[i]
+        noise, contrast, vignette = shot.noise, shot.contrast, shot.vignette
         picture = light[i]
         for c in range(3):
+            gain = shot.gain[c]
             for y in range(n):
                 start = shot.start + (c * n + y) * n
                 for x in range(n):
-                    tone = picture[c, y, x] * shot.gain[c]
-                    tone *= f(1) - shot.vignette * (at[y] + at[x])
+                    tone = picture[c, y, x] * gain
+                    tone *= f(1) - vignette * (at[y] + at[x])
                     tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
-                    tone += shot.contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
-                    tone += grain[start + x] * (shot.noise * (f(1.3) - tone))
+                    tone += contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
+                    tone += grain[start + x] * (noise * (f(1.3) - tone))
                     picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
         if shot.quality > 0:
             jpeg(picture, shot.quality)
@@ -196,10 +198,9 @@ def _product(a, b, out):
     """Matrix product of (8, 8)."""
     for i in range(8):
         for j in range(8):
-            out[i, j] = a[i, 0] * b[0, j]
-        for k in range(1, 8):
-            for j in range(8):
-                out[i, j] += a[i, k] * b[k, j]
+            left = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j] + a[i, 3] * b[3, j]
+            right = a[i, 4] * b[4, j] + a[i, 5] * b[5, j] + a[i, 6] * b[6, j] + a[i, 7] * b[7, j]
+            out[i, j] = left + right
 
 
 @scalar
