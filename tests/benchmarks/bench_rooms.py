@@ -38,7 +38,7 @@ seconds([1], 64, True)
 print("ready", flush=True)
 for line in sys.stdin:
     first, n, size = map(int, line.split())
-    bgs = np.arange(first, first + n)
+    bgs = np.arange(first, first + 5 * n, 5)  # of many kinds
     print(seconds(bgs, size, True), seconds(bgs[:4], size, False) * n / 4, flush=True)
 """
 
