@@ -26,6 +26,7 @@ _k = np.arange(8)[:, None]
 _cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
 COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
 WAVES = np.ascontiguousarray(COSINES.T)
+ONES = np.ones((8, 8), np.float32)
 
 SHOT = np.dtype(
     [
@@ -175,37 +176,18 @@ def _round_trip(plane, table, scale):
     b = np.empty((8, 8), np.float32)
     for top in range(0, len(plane), 8):
         for left in range(0, len(plane), 8):
-            for i in range(8):
-                for j in range(8):
-                    a[i, j] = plane[top + i, left + j]
-            _product(a, WAVES, b)
-            _scaled(b, f(1 / 128))
-            _product(COSINES, b, a)
-            for i in range(8):
-                for j in range(8):
-                    a[i, j] = np.rint(a[i, j] / f(8192) / step[i, j]) * step[i, j]
-            _product(a, COSINES, b)
-            _scaled(b, f(1 / 128))
-            _product(WAVES, b, a)
-            _scaled(a, f(1 / 8192))
-            for i in range(8):
-                for j in range(8):
-                    plane[top + i, left + j] = a[i, j]
+            block = plane[top : top + 8, left : left + 8]
+            _product(block, WAVES, f(128), ONES, a)
+            _product(COSINES, a, f(8192), step, b)
+            _product(b, COSINES, f(128), ONES, a)
+            _product(WAVES, a, f(8192), ONES, block)
 
 
 @scalar
-def _product(a, b, out):
-    """Matrix product of (8, 8)."""
+def _product(a, b, unit, step, out):
+    """Matrix product of (8, 8), in units, to the nearest multiples of steps (8, 8)."""
     for i in range(8):
         for j in range(8):
             left = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j] + a[i, 3] * b[3, j]
             right = a[i, 4] * b[4, j] + a[i, 5] * b[5, j] + a[i, 6] * b[6, j] + a[i, 7] * b[7, j]
-            out[i, j] = left + right
-
-
-@scalar
-def _scaled(a, factor):
-    """Whole numbers of (8, 8) times a power of two."""
-    for i in range(8):
-        for j in range(8):
-            a[i, j] = np.rint(a[i, j] * factor)
+            out[i, j] = np.rint((left + right) / unit / step[i, j]) * step[i, j]
