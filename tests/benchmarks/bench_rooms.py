@@ -72,7 +72,8 @@ def main() -> None:
         codes = [Code("today", HERE)]
         if ref:
             archive = subprocess.check_output(["git", "-C", HERE, "archive", ref])
-            tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder)
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(folder)
             codes.append(Code(ref, Path(folder)))
         compare(codes)
         for code in codes:
