@@ -87,6 +87,10 @@ def test_a_shadow_has_no_mask_and_no_depth(shots):
     assert (darker & (shots["mask"] == 0))[still].sum() > 100, "but shadows do fall"
 
 
+def _span(kind, o, d) -> tuple[float, float]:
+    return span(kind, tuple(map(np.float32, o)), tuple(map(np.float32, d)))
+
+
 @pytest.mark.parametrize(
     ("kind", "o", "d", "near", "far"),
     [
@@ -99,7 +103,7 @@ def test_a_shadow_has_no_mask_and_no_depth(shots):
     ],
 )
 def test_rays_meet_unit_parts_where_geometry_says(kind, o, d, near, far):
-    assert span(kind, *map(np.float32, o + d)) == pytest.approx([near, far], abs=1e-3)
+    assert _span(kind, o, d) == pytest.approx([near, far], abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", [BALL, BOX, TUBE])
@@ -114,12 +118,12 @@ def test_rays_meet_unit_parts_where_geometry_says(kind, o, d, near, far):
     ],
 )
 def test_other_rays_miss(kind, o, d):
-    near, far = span(kind, *map(np.float32, o + d))
+    near, far = _span(kind, o, d)
     assert not near < far
 
 
 def test_a_ray_along_a_face_misses():
-    near, far = span(BOX, *map(np.float32, (1, 0, -3, 0, 0.1, 1)))
+    near, far = _span(BOX, (1, 0, -3), (0, 0.1, 1))
     assert not near < far
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from evalib.rooms import places
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, raster, view
+from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, minus, raster, view
 from evalib.rooms.shadows import enclose, shadows
 from evalib.rooms.surfaces import TABLES, clouds, surface
 
@@ -136,8 +136,7 @@ def _open(light, point):
 def shade(light, s, sky):
     """Light off a surface, two (r, g, b): from all around times `sky`, the lamp's unshadowed."""
     point, normal, colour, glow = s
-    lamp = light.lamp
-    way = lamp[0] - point[0], lamp[1] - point[1], lamp[2] - point[2]
+    way = minus(light.lamp, point)
     length = np.sqrt(dot(way, way))
     wrap = light.soft * f(0.5)
     cosine = max((dot(way, normal) / length + wrap) / (f(1) + wrap), f(0))

@@ -48,8 +48,8 @@ class Builder:
     def at(self, x: float, z: float, yaw: float = 0.0, y: float = 0.0) -> "Builder":
         """The same builder with parts placed relative to a point and a heading."""
         other = copy(self)
-        other.turn = self.turn @ about_y(yaw)
-        other.origin = self.origin + self.turn @ np.array([x, y, z])
+        other.turn = times(self.turn, about_y(-yaw)).T
+        other.origin = self.origin + times(self.turn, np.array([x, y, z]))
         return other
 
     def add(self, kind: int, centre, half, paint: np.ndarray, turn=None) -> None:
@@ -87,13 +87,15 @@ class Builder:
 
     def parts(self) -> np.ndarray:
         """(n,) PART."""
-        kind, centre, half, turn, paint, frame, origin = map(np.array, zip(*self.rows, strict=True))
+        kind, centre, half, turn, paint, frame, origin = zip(*self.rows, strict=True)
+        frame = np.concatenate(frame).reshape(-1, 3, 3)  # faster than np.array
+        turn = np.concatenate(turn).reshape(-1, 3, 3)
         parts = np.empty(len(kind), PART)
         parts["kind"] = kind
-        parts["centre"] = times(frame, centre) + origin
+        parts["centre"] = times(frame, np.array(centre)) + np.concatenate(origin).reshape(-1, 3)
         parts["half"] = np.maximum(half, 1e-3)
         parts["turn"] = times(frame[:, None], turn.swapaxes(1, 2)).swapaxes(1, 2)
-        parts["paint"] = paint
+        parts["paint"] = np.concatenate(paint).reshape(-1, 10)
         return parts
 
     def u(self, low: float, high: float) -> float:

@@ -16,7 +16,6 @@ TILE = 8  # rays along the side of a tile
 NEAR_M = 0.05  # nothing nearer to the camera is seen
 f = np.float32  # of constants: a bare 0.5 would make float64 of what it meets
 INFINITE = f(np.inf)
-CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 # A part: BALL, BOX or TUBE; where, how large and how turned (its axes to the world's) it is, in m;
 # its paint: colour a, colour b (linear RGB), texture, repeats per metre, phase, glow (own light)
@@ -95,71 +94,95 @@ def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 def view(parts: np.ndarray, camera: Pinhole) -> np.ndarray:
     """(n,) SEEN of parts (n,) PART."""
-    half, turn, centre = parts["half"], parts["turn"], parts["centre"]
     seen = np.empty(len(parts), SEEN)
     for name in ("kind", "centre", "half", "paint"):
         seen[name] = parts[name]
-    ball = half.max(1, initial=0)
-    seen["radius"] = np.where(parts["kind"] == BALL, ball, np.sqrt((half * half).sum(1)))
-    inward = turn.swapaxes(1, 2) / half[:, :, None]
-    origin = -times(inward, centre)
-    seen["inward"][:, :3] = inward.swapaxes(1, 2)
-    seen["inward"][:, 3] = origin
-    ray = times(inward[:, None], camera.rays())  # (n, 4, 3)
-    ray[:, 0] += origin
-    seen["ray"] = ray
-    corners = centre[:, None] + times(turn[:, None], CORNERS * half[:, None])  # (n, 8, 3)
-    u, v, z = project.py_func(camera, *np.moveaxis(corners, -1, 0))
-    bounds = np.stack([u.min(1), u.max(1), v.min(1), v.max(1)], 1)
-    bounds[z.min(1) <= NEAR_M] = (-9, 9, -9, 9)  # reaches the eye: the whole picture
-    bounds[z.max(1) <= NEAR_M] = (9, -9, 9, -9)  # all behind: no pixel
-    seen["bounds"] = bounds.clip(-9, 9)
+    _aim(parts, camera, camera.rays(), seen)
     return seen
 
 
-@scalar
-def _common(near, far, enter, leave):
-    """What two ranges have in common; nothing if one of them is none, or NaN."""
-    near = enter if enter > near else near
-    far = leave if leave < far else far
-    return near, far if enter <= leave else -INFINITE
+@kernel
+def _aim(parts, camera, rays, seen):
+    """Fill in what depends on the camera."""
+    for p in range(len(parts)):
+        half, turn, centre = parts[p].half, parts[p].turn, parts[p].centre
+        inward, ray, bounds = seen[p].inward, seen[p].ray, seen[p].bounds
+        square = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
+        longest = max(half[0], half[1], half[2])
+        seen[p].radius = longest if parts[p].kind == BALL else np.sqrt(square)
+        for i in range(3):
+            axis = turn[0, i] / half[i], turn[1, i] / half[i], turn[2, i] / half[i]
+            inward[0, i], inward[1, i], inward[2, i] = axis
+            inward[3, i] = -dot(axis, centre)
+            ray[0, i] = dot(axis, three(rays, 0)) - dot(axis, centre)
+            for k in range(1, 4):
+                ray[k, i] = dot(axis, three(rays, k))
+        left = bottom = nearest = np.inf
+        right = top = furthest = -np.inf
+        for corner in range(8):
+            x = half[0] * (2 * (corner & 1) - 1)
+            y = half[1] * ((corner & 2) - 1)
+            z = half[2] * ((corner & 4) // 2 - 1)
+            u, v, far = project(
+                camera,
+                centre[0] + turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z,
+                centre[1] + turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z,
+                centre[2] + turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z,
+            )
+            left, right = min(left, u), max(right, u)
+            bottom, top = min(bottom, v), max(top, v)
+            nearest, furthest = min(nearest, far), max(furthest, far)
+        if furthest <= NEAR_M:  # all behind: no pixel
+            left, right, bottom, top = 9.0, -9.0, 9.0, -9.0
+        elif nearest <= NEAR_M:  # reaches the eye: the whole picture
+            left, right, bottom, top = -9.0, 9.0, -9.0, 9.0
+        bounds[0], bounds[1] = max(left, -9.0), min(right, 9.0)
+        bounds[2], bounds[3] = max(bottom, -9.0), min(top, 9.0)
 
 
 @scalar
-def _planes(o, d):
-    """Where o + t d lies in -1..1; all or nothing, counted as nothing, if d = 0."""
-    inverse = f(1) / d
-    middle = -o * inverse
-    half = abs(inverse)
-    return middle - half, middle + half
-
-
-@scalar
-def span(kind, ox, oy, oz, dx, dy, dz):
+def span(kind, o, d):
     """Where a ray o + t d enters and leaves a unit part: near, far; a miss has not near < far.
 
-    In the part's coordinates, in half sizes. NaN counts as a miss.
+    o, d: threes in the part's coordinates, in half sizes. NaN counts as a miss.
     """
     near = -INFINITE
     far = INFINITE
     if kind != BALL:
-        near, far = _common(near, far, *_planes(oy, dy))
+        near, far = _between_planes(near, far, o[1], d[1])
     if kind == BOX:
-        near, far = _common(near, far, *_planes(ox, dx))
-        near, far = _common(near, far, *_planes(oz, dz))
+        near, far = _between_planes(near, far, o[0], d[0])
+        near, far = _between_planes(near, far, o[2], d[2])
         return near, far
-    a = dx * dx
-    b = ox * dx
-    c = ox * ox
+    a = d[0] * d[0]
+    b = o[0] * d[0]
+    c = o[0] * o[0]
     if kind == BALL:
-        a = a + dy * dy
-        b = b + oy * dy
-        c = c + oy * oy
-    a = a + dz * dz
-    b = b + oz * dz
-    c = c + oz * oz - f(1)
+        a = a + d[1] * d[1]
+        b = b + o[1] * d[1]
+        c = c + o[1] * o[1]
+    a = a + d[2] * d[2]
+    b = b + o[2] * d[2]
+    c = c + o[2] * o[2] - f(1)
     root = np.sqrt(max(b * b - a * c, f(0)))  # no root: near = far, a miss
     return _common(near, far, (-b - root) / a, (root - b) / a)
+
+
+@scalar
+def _between_planes(near, far, o, d):
+    """What of a range has o + t d in -1..1; nothing if d = 0."""
+    inverse = f(1) / d
+    middle = -o * inverse
+    half = abs(inverse)
+    return _common(near, far, middle - half, middle + half)
+
+
+@scalar
+def _common(near, far, enter, leave):
+    """What two ranges have in common; nothing if the second is none, or NaN."""
+    near = enter if enter > near else near
+    far = leave if leave < far else far
+    return near, far if enter <= leave else -INFINITE
 
 
 @kernel
@@ -179,15 +202,12 @@ def raster(parts, first, end, frame, z, part):
         top = max(0, int(np.floor((f(1) - bounds[3]) / step - f(0.5))) + frame.margin)
         bottom = min(last, int(np.ceil((f(1) - bounds[2]) / step - f(0.5))) + frame.margin)
         ray = parts[p].ray
-        ox, oy, oz = three(ray[0])
-        ax, ay, az = three(ray[1])
+        o = three(ray, 0)
+        a = three(ray, 1)
         for y in range(top, bottom + 1):
-            ex = ray[2, 0] * -at[y] + ray[3, 0]
-            ey = ray[2, 1] * -at[y] + ray[3, 1]
-            ez = ray[2, 2] * -at[y] + ray[3, 2]
+            row = mixed(three(ray, 3), three(ray, 2), -at[y])
             for x in range(left, right + 1):  # no branches: eight or more at a time
-                u = at[x]
-                near, far = span(kind, ox, oy, oz, ax * u + ex, ay * u + ey, az * u + ez)
+                near, far = span(kind, o, mixed(row, a, at[x]))
                 hit = (near < far) & (near > f(NEAR_M)) & (near <= z[y, x])
                 z[y, x] = near if hit else z[y, x]
                 part[y, x] = p if hit else part[y, x]
@@ -209,8 +229,19 @@ def grid(frame):
 
 
 @scalar
-def three(a):
-    return a[0], a[1], a[2]
+def three(a, row):
+    return a[row, 0], a[row, 1], a[row, 2]
+
+
+@scalar
+def mixed(a, b, share):
+    """a + b * share, of threes."""
+    return a[0] + b[0] * share, a[1] + b[1] * share, a[2] + b[2] * share
+
+
+@scalar
+def minus(a, b):
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 @scalar
@@ -227,15 +258,10 @@ def clamp(x, low, high):
 @scalar
 def way_of(rays, u, v):
     """Of the camera's ray (u, v), m of the world for each metre along its axis."""
-    return (
-        rays[3, 0] + rays[1, 0] * u + rays[2, 0] * v,
-        rays[3, 1] + rays[1, 1] * u + rays[2, 1] * v,
-        rays[3, 2] + rays[1, 2] * u + rays[2, 2] * v,
-    )
+    return mixed(mixed(three(rays, 3), three(rays, 1), u), three(rays, 2), v)
 
 
 @scalar
 def along_ray(rays, u, v, z):
     """The point of the world, m, where the camera's ray (u, v) is z m away."""
-    x, y, far = way_of(rays, u, v)
-    return z * x + rays[0, 0], z * y + rays[0, 1], z * far + rays[0, 2]
+    return mixed(three(rays, 0), way_of(rays, u, v), z)

@@ -26,6 +26,7 @@ _k = np.arange(8)[:, None]
 _cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
 COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
 WAVES = np.ascontiguousarray(COSINES.T)
+ONES = np.ones((8, 8), np.float32)
 
 SHOT = np.dtype(
     [
@@ -77,16 +78,18 @@ def develop(light, shots, grain, rows, image):
         at[x] = edge * edge
     for i in range(len(rows)):
         shot = shots[i]
+        noise, contrast, vignette = shot.noise, shot.contrast, shot.vignette
         picture = light[i]
         for c in range(3):
+            gain = shot.gain[c]
             for y in range(n):
                 start = shot.start + (c * n + y) * n
                 for x in range(n):
-                    tone = picture[c, y, x] * shot.gain[c]
-                    tone *= f(1) - shot.vignette * (at[y] + at[x])
+                    tone = picture[c, y, x] * gain
+                    tone *= f(1) - vignette * (at[y] + at[x])
                     tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
-                    tone += shot.contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
-                    tone += grain[start + x] * (shot.noise * (f(1.3) - tone))
+                    tone += contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
+                    tone += grain[start + x] * (noise * (f(1.3) - tone))
                     picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
         if shot.quality > 0:
             jpeg(picture, shot.quality)
@@ -173,38 +176,18 @@ def _round_trip(plane, table, scale):
     b = np.empty((8, 8), np.float32)
     for top in range(0, len(plane), 8):
         for left in range(0, len(plane), 8):
-            for i in range(8):
-                for j in range(8):
-                    a[i, j] = plane[top + i, left + j]
-            _product(a, WAVES, b)
-            _scaled(b, f(1 / 128))
-            _product(COSINES, b, a)
-            for i in range(8):
-                for j in range(8):
-                    a[i, j] = np.rint(a[i, j] / f(8192) / step[i, j]) * step[i, j]
-            _product(a, COSINES, b)
-            _scaled(b, f(1 / 128))
-            _product(WAVES, b, a)
-            _scaled(a, f(1 / 8192))
-            for i in range(8):
-                for j in range(8):
-                    plane[top + i, left + j] = a[i, j]
+            block = plane[top : top + 8, left : left + 8]
+            _product(block, WAVES, f(128), ONES, a)
+            _product(COSINES, a, f(8192), step, b)
+            _product(b, COSINES, f(128), ONES, a)
+            _product(WAVES, a, f(8192), ONES, block)
 
 
 @scalar
-def _product(a, b, out):
-    """Matrix product of (8, 8)."""
+def _product(a, b, unit, step, out):
+    """Matrix product of (8, 8), in units, to the nearest multiples of steps (8, 8)."""
     for i in range(8):
         for j in range(8):
-            out[i, j] = a[i, 0] * b[0, j]
-        for k in range(1, 8):
-            for j in range(8):
-                out[i, j] += a[i, k] * b[k, j]
-
-
-@scalar
-def _scaled(a, factor):
-    """Whole numbers of (8, 8) times a power of two."""
-    for i in range(8):
-        for j in range(8):
-            a[i, j] = np.rint(a[i, j] * factor)
+            left = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j] + a[i, 3] * b[3, j]
+            right = a[i, 4] * b[4, j] + a[i, 5] * b[5, j] + a[i, 6] * b[6, j] + a[i, 7] * b[7, j]
+            out[i, j] = np.rint((left + right) / unit / step[i, j]) * step[i, j]

@@ -6,7 +6,7 @@ A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around e
 import numpy as np
 
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, grid, span, three
+from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, grid, minus, span, three
 
 HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of the lamp reaches it
 
@@ -26,7 +26,7 @@ def _inside(inward, point):
 def shade_of(part, lamp):
     """What `opacity` needs to know of a part."""
     way = part.inward
-    inward = three(way[0]), three(way[1]), three(way[2]), three(way[3])
+    inward = three(way, 0), three(way, 1), three(way, 2), three(way, 3)
     return part.kind, inward, _inside(inward, lamp)
 
 
@@ -39,7 +39,7 @@ def opacity(shade, soft, point):
     """
     kind, inward, end = shade
     o = _inside(inward, point)
-    near, far = span(kind, o[0], o[1], o[2], end[0] - o[0], end[1] - o[1], end[2] - o[2])
+    near, far = span(kind, o, minus(end, o))
     near = max(near, f(5e-4))  # in ways from the point to the lamp
     far = min(far, f(1))
     share = (far - near) / (soft * (near + far) * f(0.5) + f(5e-4))
@@ -49,12 +49,13 @@ def opacity(shade, soft, point):
 @kernel
 def lit(parts, shell, light, foot):
     """How much of the lamp reaches a thing on its `foot` past the parts from `shell` on."""
+    lamp, soft = light.lamp, light.soft
     total = f(0)
     for height in HEIGHTS:
         point = f(foot[0]), f(foot[1] + height), f(foot[2])
         dark = f(0)
         for p in range(shell, len(parts)):
-            dark = max(dark, opacity(shade_of(parts[p], light.lamp), light.soft, point))
+            dark = max(dark, opacity(shade_of(parts[p], lamp), soft, point))
         total += dark
     return f(1) - total / f(len(HEIGHTS))
 
@@ -97,10 +98,10 @@ def enclose(frame, z, balls):
 
 
 @scalar
-def _reaches(part, lamp, x, y, z, radius):
+def _reaches(part, lamp, middle, radius):
     """Whether a part can stand between the lamp and something in a ball."""
-    way = lamp[0] - x, lamp[1] - y, lamp[2] - z
-    gap = part.centre[0] - x, part.centre[1] - y, part.centre[2] - z
+    way = minus(lamp, middle)
+    gap = minus(part.centre, middle)
     length = np.sqrt(dot(way, way))
     along = dot(gap, way) / length
     reach = part.radius + radius
@@ -119,12 +120,11 @@ def shadows(parts, first, end, frame, light, z, balls, dark):
     side = frame.n // TILE
     dark[:] = f(0)
     for tile in range(len(balls)):
-        x, y, far, radius = balls[tile, 0], balls[tile, 1], balls[tile, 2], balls[tile, 3]
-        if radius < f(0):
+        if balls[tile, 3] < f(0):
             continue
         met = False
         for p in range(first, end):
-            if not _reaches(parts[p], lamp, x, y, far, radius):
+            if not _reaches(parts[p], lamp, three(balls, tile), balls[tile, 3]):
                 continue
             if not met:
                 _points(frame, at, z, tile, points)
@@ -155,11 +155,7 @@ def contact(feet, reach, first, end, frame, z, balls, dim):
         if balls[tile, 3] < f(0):
             continue
         for k in range(first, end):
-            gap = (
-                feet[k, 0] - balls[tile, 0],
-                feet[k, 1] - balls[tile, 1],
-                feet[k, 2] - balls[tile, 2],
-            )
+            gap = minus(three(feet, k), three(balls, tile))
             if np.sqrt(dot(gap, gap)) >= reach[k] + balls[tile, 3]:
                 continue
             _points(frame, at, z, tile, points)

@@ -6,7 +6,7 @@ import numpy as np
 
 from evalib.manifest import N_FG, held_out, index_of
 from evalib.rooms import objects, places
-from evalib.rooms.backdrop import PROBE, Backdrop, probe
+from evalib.rooms.backdrop import PROBE, probe
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel
 from evalib.rooms.rays import PART, SEEN, project, raster, view
@@ -55,7 +55,7 @@ def cast(seed: int, bg: int, ids: np.ndarray) -> Cast:
     order = np.argsort(owner, kind="stable")
     owner, fg, at, yaw = owner[order], fg[order], at[order], yaw[order]
     parts, thing, size = _things(seed, place, fg)
-    parts = _moved(parts, thing, at, yaw, mirror[owner])
+    _move(parts, thing, at, yaw, mirror[owner])
     colours = parts["paint"][:, :6]
     r = chance(seed, spot[owner], "clothes", 2)[thing]
     alike = r[:, 0] < 0.08  # in the colours of the walls or the floor
@@ -80,9 +80,12 @@ def _settle(seed: int, bg: int, place, fg, spot, mirror) -> tuple[np.ndarray, np
     for attempt in range(10):
         parts, thing, size = _things(seed, place, fg[left])
         at, yaw = _stand(seed, bg, place, size, spot[left], attempt)
-        seen = view(_moved(parts, thing, at, yaw, mirror[left]), place.camera)
+        _move(parts, thing, at, yaw, mirror[left])
+        seen = view(parts, place.camera)
         first = np.searchsorted(thing, np.arange(len(left) + 1))
-        found = np.c_[_visible(probe(seed, bg), seen, first), at, yaw]
+        rays = np.empty(len(left))
+        _visible(probe(seed, bg), seen, first, rays)
+        found = np.c_[rays, at, yaw]
         better = found[:, 0] > best[left, 0]
         best[left[better]] = found[better]
         left = left[best[left, 0] < 3]
@@ -122,15 +125,9 @@ def _things(seed: int, place, fg: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return parts, np.repeat(np.arange(len(fg)), [len(parts) for parts, _ in built]), size
 
 
-def _moved(parts: np.ndarray, thing, at, yaw, mirror) -> np.ndarray:
-    """Every object's parts at its place: mirrored in x, turned about y, shifted."""
-    moved = parts.copy()
-    _move(moved, thing, at, yaw, mirror)
-    return moved
-
-
 @kernel
 def _move(parts, thing, at, yaw, mirror):
+    """Bring every object's parts to its place: mirrored in x, turned about y, shifted."""
     for p in range(len(parts)):
         k = thing[p]
         c = np.cos(yaw[k])
@@ -230,26 +227,23 @@ def _glimpses(camera, drop, x, y, z, wide, tall):
     return seen, hidden
 
 
-def _visible(drop: Backdrop, parts: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(k,) rays of the coarse picture that meet each object; 0 if hardly seen, 1 if too near."""
-    counts = np.empty((2, len(first) - 1), np.int64)
-    _count(drop, parts, first, *counts)
-    hit, seen = counts
-    return np.where(seen > 0.65 * PROBE**2, 1, np.where(seen * 5 >= hit, seen, 0))
-
-
 @kernel
-def _count(drop, parts, first, hit, seen):
+def _visible(drop, parts, first, rays):
+    """Fill (k,) with the rays of the coarse picture that meet each object; 0: hardly seen, 1: too
+    near. Object k has the parts first[k : k + 1]."""
     frame = drop.frame
     part = np.empty((frame.n, frame.n), np.int32)
     z = np.empty((frame.n, frame.n), np.float32)
     picture = range(frame.margin, frame.margin + PROBE)
-    for k in range(len(hit)):
+    for k in range(len(rays)):
         z[:] = np.inf
         raster(parts, first[k], first[k + 1], frame, z, part)
-        hit[k] = 0
-        seen[k] = 0
+        hit = 0
+        seen = 0
         for y in picture:
             for x in picture:
-                hit[k] += z[y, x] < 1e9
-                seen[k] += z[y, x] < drop.z[y, x]
+                hit += z[y, x] < np.inf
+                seen += z[y, x] < drop.z[y, x]
+        rays[k] = seen if seen * 5 >= hit else 0
+        if seen > 0.65 * PROBE**2:
+            rays[k] = 1

@@ -7,7 +7,7 @@ too fine for the distance between rays fades to its mean. Noise comes from table
 import numpy as np
 
 from evalib.rooms.kernels import scalar
-from evalib.rooms.rays import BOX, TUBE, along_ray, clamp, dot, f, way_of
+from evalib.rooms.rays import BOX, TUBE, along_ray, clamp, dot, f, three, way_of
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
 PLAIN, STRIPES, CHECKS, BRICKS, NOISE, WOOD, CELLS, LEAVES = range(len(TEXTURES))
@@ -48,9 +48,9 @@ def surface(part, rays, step, u, v, z, tables):
         normal = ox * f(not cap), oy * f(cap or part.kind != TUBE), oz * f(not cap)
     inward = part.inward
     normal = (
-        inward[0, 0] * normal[0] + inward[0, 1] * normal[1] + inward[0, 2] * normal[2],
-        inward[1, 0] * normal[0] + inward[1, 1] * normal[1] + inward[1, 2] * normal[2],
-        inward[2, 0] * normal[0] + inward[2, 1] * normal[1] + inward[2, 2] * normal[2],
+        dot(three(inward, 0), normal),
+        dot(three(inward, 1), normal),
+        dot(three(inward, 2), normal),
     )
     unit = f(1) / max(np.sqrt(dot(normal, normal)), f(1e-9))
     normal = normal[0] * unit, normal[1] * unit, normal[2] * unit
