@@ -15,7 +15,6 @@ from evalib import (
     dataset,
     manifest,
     metrics,
-    ranks,
     recipes,
     runs,
     stream,
@@ -23,6 +22,7 @@ from evalib import (
     training,
     weights,
 )
+from evalib.training import ranks
 from evalib.unet import predictor
 
 OUTPUT = Path("output")

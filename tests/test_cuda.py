@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import evalib
-from evalib import checkpoint, config, dataset, learner, ranks, recipes, timing, unet
+from evalib import checkpoint, config, dataset, recipes, timing, training, unet
+from evalib.training import ranks
 
 pytestmark = pytest.mark.cuda
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,7 +23,7 @@ def exactly():
 
 
 def learned(pack, n_steps):
-    ours = learner.Learner(SETTINGS, {pack.size: pack}, device=DEVICE)
+    ours = training.Learner(SETTINGS, {pack.size: pack}, device=DEVICE)
     batches = ours.to_come()
     losses = [float(ours.train_step(batches)) for _ in range(n_steps)]
     batches.close()
@@ -45,7 +46,7 @@ def test_the_networks_handed_out_answer_as_on_the_cpu(size):
 @pytest.mark.parametrize("network", recipes.NETWORKS)
 def test_every_network_trains_a_step(network, playground):
     settings = config.Config(network=network, sizes=((32, 2),), batch_size=4, lr=1e-3)
-    ours = learner.Learner(settings, {32: playground}, device=DEVICE)
+    ours = training.Learner(settings, {32: playground}, device=DEVICE)
     before = [p.detach().clone() for p in ours.network.parameters()]
     batches = ours.to_come()
     for _ in range(2):  # with fp16 the first may be left out
@@ -57,7 +58,7 @@ def test_every_network_trains_a_step(network, playground):
 
 def test_a_few_steps_learn(playground):
     settings = config.Config(sizes=((32, 60),), batch_size=16, augment=(), n_valid=8)
-    ours = learner.Learner(settings, {32: playground}, device=DEVICE)
+    ours = training.Learner(settings, {32: playground}, device=DEVICE)
     batches = ours.to_come()
     losses = [float(ours.train_step(batches)) for _ in range(60)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
@@ -67,7 +68,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(playground, tmp_path, e
     straight, losses = learned(playground, 8)
     half, first = learned(playground, 4)
     checkpoint.write(tmp_path, *checkpoint.serialise(half.state()))
-    resumed = learner.Learner(SETTINGS, {32: playground}, device=DEVICE)
+    resumed = training.Learner(SETTINGS, {32: playground}, device=DEVICE)
     resumed.restore(checkpoint.newest([tmp_path])[1])
     batches = resumed.to_come()
     assert first + [float(resumed.train_step(batches)) for _ in range(4)] == losses
@@ -96,6 +97,6 @@ def test_what_scales_fp16_is_stored_and_taken_up(playground, tmp_path, monkeypat
     checkpoint.write(tmp_path, *checkpoint.serialise(ours.state()))
     state = checkpoint.newest([tmp_path])[1]
     assert state["scaler"]["scale"] > 0
-    resumed = learner.Learner(SETTINGS, {32: playground}, device=DEVICE)
+    resumed = training.Learner(SETTINGS, {32: playground}, device=DEVICE)
     resumed.restore(state)
     assert resumed.accelerator.scaler.state_dict() == state["scaler"]

@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from evalib import checkpoint, dataset, layers, learner, ranks, runs, session, stream, training
+from evalib import checkpoint, dataset, layers, runs, stream, training
 from evalib.batches import Epochs
 from evalib.config import Config
+from evalib.training import ranks, session
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300  # of a launch, which takes ten seconds on an idle machine
@@ -68,7 +69,7 @@ def losses(folder):
     with float64():
         for name, config in LOSSES.items():
             data = "wide-400k" if name == "stream" else by_size
-            ours = learner.Learner(config, data, valid, device="cpu")
+            ours = training.Learner(config, data, valid, device="cpu")
             rows = []
             with contextlib.closing(ours.to_come()) as batches:
                 for _ in range(config.n_steps):
@@ -81,7 +82,7 @@ def losses(folder):
 def stopped(folder, by_size, options):
     """A run that is stopped since the second process, and no other, gets a SIGTERM in its sixth
     step: the step at which each process stopped, and whether it then ended as it was asked to."""
-    step, ended = learner.Learner.train_step, []
+    step, ended = training.Learner.train_step, []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
 
     def terminated(self, *args):
@@ -90,7 +91,7 @@ def stopped(folder, by_size, options):
         return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner.Learner, "train_step", terminated)
+        patch.setattr(training.Learner, "train_step", terminated)
         run = training.train(LONG, by_size, folder / "stopped", **options)
     return ranks.Ranks().each([run.step, bool(ended)])
 
@@ -115,7 +116,7 @@ def child(folder):
     options = dict(device="cpu", valid=valid, progress=False, checkpoint_every=0.05)
     found = {}
     try:
-        learner.Learner(Config(**SHORT | {"batch_size": 7}), {64: by_size[32]}, device="cpu")
+        training.Learner(Config(**SHORT | {"batch_size": 7}), {64: by_size[32]}, device="cpu")
     except ValueError as error:
         found["said"] = str(error)
     found["stopped"] = stopped(folder, by_size, options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import dataset, stream, timing, trial
+from evalib import dataset, stream, timing, training
 from evalib.config import Config
 
 
@@ -124,7 +124,7 @@ def test_the_pace_of_a_run_counts_each_size_as_often_as_it_occurs(
     config = Config(sizes=(((32, 48, 48), 60), (48, 40)), batch_size=8)
     n_small = (config.turns == 32).sum()
     wanted = 100 / (n_small / 10 + (100 - n_small) / 2)
-    assert trial.pace(config, packs) == {"per_s": pytest.approx(wanted)} and len(steps) == 2
+    assert training.pace(config, packs) == {"per_s": pytest.approx(wanted)} and len(steps) == 2
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_the_pace_of_a_stream_is_that_of_the_slower_side(
     playground, monkeypatch, rendered_per_s, reuse, per_s
 ):
     monkeypatch.setattr(timing, "rate", lambda call: 50.0)
-    monkeypatch.setattr(trial.Learner, "train_step", lambda *_, **__: None)
+    monkeypatch.setattr(training.Learner, "train_step", lambda *_, **__: None)
     monkeypatch.setattr(stream.Stream, "take", lambda *_: {"key": torch.zeros(8)})
     monkeypatch.setattr(stream.Stream, "speeds", lambda _: {32: rendered_per_s})
     config = Config(sizes=((32, 60),), batch_size=8)
-    assert trial.pace(config, "wide-400k", valid=playground) == {
+    assert training.pace(config, "wide-400k", valid=playground) == {
         "per_s": pytest.approx(per_s),
         "reuse": reuse,
     }

@@ -18,14 +18,12 @@ from nbclient import NotebookClient
 from evalib import (
     checkpoint,
     dataset,
-    ranks,
     runs,
-    session,
     show,
     training,
-    trial,
     weights,
 )
+from evalib.training import loop, ranks, session
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
@@ -176,7 +174,7 @@ def test_best_weights_that_cannot_be_read_do_not_stop_a_run(
 
 def test_a_slow_resume_is_no_slow_step(playground, tmp_path, monkeypatch):
     clock = SimpleNamespace(s=0.0)
-    resume, step = training._resume, training.Learner.train_step
+    resume, step = loop._resume, training.Learner.train_step
 
     def slow(*args):
         clock.s += 1.0
@@ -186,8 +184,8 @@ def test_a_slow_resume_is_no_slow_step(playground, tmp_path, monkeypatch):
         clock.s += 0.1
         return step(*args)
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.s))
-    monkeypatch.setattr(training, "_resume", slow)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    monkeypatch.setattr(loop, "_resume", slow)
     monkeypatch.setattr(training.Learner, "train_step", quick)
     run = train(training.Config(**TINY), playground, tmp_path, time_budget=1.45)
     assert run.step == 3  # after 1.3 s, two steps of .1 s would be too much
@@ -385,8 +383,8 @@ def test_a_signal_during_the_last_save_of_a_session_loses_nothing(
         signal.raise_signal(signal.SIGTERM)
         return stored(*args)
 
-    stored, received = training._store, []
-    monkeypatch.setattr(training, "_store", store)
+    stored, received = loop._store, []
+    monkeypatch.setattr(loop, "_store", store)
     former = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
     try:
         run = train(training.Config(**TINY), playground, tmp_path, time_budget=1e-9)
@@ -399,11 +397,11 @@ def test_sessions_left_are_counted_from_the_first_step_and_not_from_a_slow_resum
     playground, tmp_path, monkeypatch
 ):
     def slow(*args):
-        monkeypatch.setattr(training.time, "monotonic", lambda: clock() + 1000)
+        monkeypatch.setattr(loop.time, "monotonic", lambda: clock() + 1000)
         return resume(*args)
 
-    asked, resume, clock = [], training._resume, training.time.monotonic
-    monkeypatch.setattr(training, "_resume", slow)
+    asked, resume, clock = [], loop._resume, loop.time.monotonic
+    monkeypatch.setattr(loop, "_resume", slow)
     monkeypatch.setattr(session, "left", lambda *args: asked.append(args[2]) or "")
     train(training.Config(**TINY), playground, tmp_path, time_budget=5000)
     assert asked and max(asked) < 900
@@ -606,7 +604,7 @@ def test_sizes_follow_each_other(playground, tmp_path):
 
 def test_the_range_test_raises_the_rate_and_ends_when_the_loss_explodes(playground):
     config = training.Config(**TINY | {"optimizer": "sgd"})
-    rates, losses = trial.lr_range_test(
+    rates, losses = training.lr_range_test(
         config, {32: playground}, low=1e-4, high=1e3, n_steps=40, device="cpu"
     )
     assert len(rates) == len(losses) <= 40 and (np.diff(rates) > 0).all()

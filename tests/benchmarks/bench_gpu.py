@@ -36,17 +36,15 @@ import evalib
 from evalib import (
     config,
     dataset,
-    learner,
     manifest,
     metrics,
-    ranks,
     rooms,
     runs,
-    session,
     timing,
     training,
     unet,
 )
+from evalib.training import ranks, session
 
 Rows = list[dict[str, object]]
 
@@ -233,7 +231,7 @@ def train_rate(
     """Speed after `n_before` steps; the loss of the last of them."""
     card.release()
     settings = config.Config(network=network, sizes=((SIZE, 1_000_000),), batch_size=batch_size)
-    trained = learner.Learner(settings, {SIZE: pack}, device=DEVICE.type)
+    trained = training.Learner(settings, {SIZE: pack}, device=DEVICE.type)
     with contextlib.closing(trained.to_come()) as batches, session.repeating_exactly(DEVICE):
 
         def step():
@@ -280,7 +278,7 @@ def child_first(folder: Path) -> None:
     options = {"limit": 4 * N_VALID, "root": folder, "progress": False}  # of four subsets
     valid = dataset.build("evaluation", settings.all_sizes[-1], **options)
     marks["evaluation list rendered"] = time.time()
-    trained = learner.Learner(settings, "wide-400k", valid, workers=config.cores())
+    trained = training.Learner(settings, "wide-400k", valid, workers=config.cores())
     marks["network on the device"] = time.time()
     with contextlib.closing(trained.to_come()) as batches:
         float(trained.train_step(batches))

@@ -34,9 +34,9 @@ import repeated
 import evalib
 from evalib import augment, dataset, metrics, recipes, timing, training, unet
 from evalib.config import OPTIMIZERS, Config
-from evalib.learner import Learner
 from evalib.losses import Loss
 from evalib.rng import sample_keys
+from evalib.training import Learner
 
 SIZE, BATCH = 64, 64
 N_SAMPLES = 2048

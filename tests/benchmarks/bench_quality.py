@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not
 import repeated
 
 from evalib import augment, config, dataset, metrics, timing, training, unet
-from evalib.learner import Learner
+from evalib.training import Learner
 
 QUALITIES = (0.80, 0.85)
 N_SCORES, N_PAIRS = 30, 500

@@ -13,7 +13,7 @@ import torch
 
 from evalib import timing
 from evalib.config import cores
-from evalib.ranks import Ranks
+from evalib.training.ranks import Ranks
 
 
 @dataclass

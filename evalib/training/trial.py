@@ -7,9 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from evalib import dataset, session, stream, timing
+from evalib import dataset, stream, timing
 from evalib.config import Config
-from evalib.learner import Learner
+from evalib.training import session
+from evalib.training.learner import Learner
 
 
 def pace(

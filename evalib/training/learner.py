@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalib import dataset, metrics, recipes, schedule, session, timing, unet
+from evalib import dataset, metrics, recipes, schedule, timing, unet
 from evalib.batches import Batches, Epochs
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
-from evalib.ranks import Ranks, accelerator
 from evalib.stream import Stream
+from evalib.training import session
+from evalib.training.ranks import Ranks, accelerator
 
 RESIDENT = 0.5  # share of a GPU's free memory that packs may take
 

@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from evalib import checkpoint, dataset, drive, runs, session, timing, weights
+from evalib import checkpoint, dataset, drive, runs, timing, weights
 from evalib.config import Config
-from evalib.learner import Learner
+from evalib.training import session
+from evalib.training.learner import Learner
 
 Store = Callable[[str, bytes], None]  # of a checkpoint's name and bytes
 

@@ -1,0 +1,12 @@
+"""Training: `train` is the door; `pace` and `lr_range_test` try a few steps before.
+
+`loop` is a run from start to end: resume, log, evaluate, save, stop. `learner` is a run at one
+step, `session` one life of a machine, `ranks` several processes that train as one.
+"""
+
+from evalib.config import Config
+from evalib.training.learner import Learner
+from evalib.training.loop import train
+from evalib.training.trial import lr_range_test, pace
+
+__all__ = ["Config", "Learner", "lr_range_test", "pace", "train"]
