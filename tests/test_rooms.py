@@ -336,8 +336,14 @@ print(kernels.FOLDER, hash(parts.tobytes()), sum(hits.values()), sep="|")
 """
 
 
-def start(code: str, package: Path, home: Path | str) -> subprocess.Popen:
-    environment = os.environ | {"HOME": str(home), "PYTHONHASHSEED": "0"}
+LIGHT = """
+from evalib.rooms.backdrop import probe
+print(hash(probe(0, 5).light.tobytes()))
+"""
+
+
+def start(code: str, package: Path, home: Path | str, **environment: str) -> subprocess.Popen:
+    environment = os.environ | {"HOME": str(home), "PYTHONHASHSEED": "0"} | environment
     command = [sys.executable, "-B", "-c", WITHOUT_TORCH + code, str(package)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -367,3 +373,9 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(copied):
     (copied / "rooms" / "__pycache__").touch()  # a file, where a folder would be made
     said = start(MOVE, copied, "/dev/null").communicate()[0].split("|")
     assert (said[0], said[2]) == ("None", "0\n")
+
+
+def test_a_simple_processor_gives_the_same_bits_as_this_one(tmp_path):
+    pair = [start(LIGHT, PACKAGE, tmp_path, **cpu) for cpu in ({}, {"NUMBA_CPU_NAME": "generic"})]
+    one, other = (process.communicate()[0] for process in pair)
+    assert one == other != ""

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import numba
 
@@ -21,8 +20,12 @@ def kernel(function: Callable) -> Callable:
     """Compile at the first call, or take what an earlier process compiled."""
     if FOLDER is None:
         return numba.njit(nogil=True, error_model="numpy")(function)
-    with patch.object(numba.config, "CACHE_DIR", str(FOLDER)):  # of our functions only
+    others = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(FOLDER)
+    try:
         return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    finally:
+        numba.config.CACHE_DIR = others
 
 
 def _folder() -> Path | None:
