@@ -142,10 +142,11 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
         rows.append(batch["row"])
-        lines += torch.stack(list(columns.values()), dim=1).cpu().numpy().tobytes()  # (B, columns)
+        line = torch.stack(list(columns.values()), dim=1).cpu().numpy()  # (B, columns)
+        lines += line.tobytes()
     if not lines:
         raise ValueError("no batches to evaluate; the list of rows was empty")
-    table = np.frombuffer(lines, np.float32).reshape(-1, len(columns)).T.copy()  # (columns, N)
+    table = np.frombuffer(lines, line.dtype).reshape(-1, len(columns)).T.copy()  # (columns, N)
     return {"row": torch.cat(rows).cpu().numpy()} | dict(zip(columns, table, strict=True))
 
 
