@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
         "--reuse",
         type=int,
         default=8,
-        help="how often a sample is seen that is rendered while training (default 8)",
+        help="how often a sample is seen that is rendered while training (default 8; notebook 04 "
+        "measures what this machine needs)",
     )
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
     p.add_argument("--time-budget", metavar="TIME", help="save and stop after this; or: colab")
@@ -174,8 +175,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pack] | str:
     """The tier's packs, or its name: it is rendered while it trains."""
-    tier = manifest.find(args.tier)
-    if args.limit is None and tier.source in stream.WORKERS and tier.n_samples > STORED:
+    if _streamed(args):
         return args.tier
     return {
         size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
@@ -183,11 +183,18 @@ def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pa
     }
 
 
+def _streamed(args: argparse.Namespace) -> bool:
+    tier = manifest.find(args.tier)
+    return args.limit is None and tier.source in stream.WORKERS and tier.n_samples > STORED
+
+
 def _config(args: argparse.Namespace) -> config.Config:
     if args.config:
         return config.read(args.config)
     steps = args.steps
     if args.epochs is not None:
+        if _streamed(args):
+            raise ValueError(f"{args.tier} is rendered without end: give --steps, or a --limit")
         subsets = manifest.subset_of(manifest.index_of(manifest.sample_ids(args.tier, args.limit)))
         n_train = (subsets == manifest.SUBSETS.index("train")).sum()
         steps = round(args.epochs * max(1, n_train // args.batch_size))

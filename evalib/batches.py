@@ -84,7 +84,7 @@ class Batches:
         self, source: Epochs | Stream, config: Config, device: torch.device | str = "cpu"
     ) -> None:
         self.source = source
-        self.steps_per_epoch = source.steps_per_epoch
+        self.steps_per_epoch = source.steps_per_epoch  # None of a stream
         self.names = config.augment
         self.way = config.way
         self.device = torch.device(device)

@@ -143,7 +143,7 @@ class Pack:
 def _at(images: np.ndarray | Tensor, rows: np.ndarray) -> Tensor:
     """Copies of some rows, on the device that has the images."""
     if isinstance(images, Tensor):
-        return images[torch.from_numpy(rows).to(images.device)]
+        return images[torch.from_numpy(rows).to(images.device, non_blocking=True)]
     return torch.from_numpy(np.asarray(images)[rows])
 
 

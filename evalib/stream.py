@@ -35,15 +35,18 @@ class Stream:
     def __init__(
         self, tier: str, config: Config, share: slice = slice(None), *, workers: int = 1
     ) -> None:
-        row = manifest.find(tier)
+        self.tier = row = manifest.find(tier)
         if row.source not in WORKERS:
             raise ValueError(
-                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(WORKERS)}"
+                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(WORKERS)}. "
+                "Build packs of it"
             )
         if LANES % (share.step or 1):
-            raise ValueError(f"{share.step} processes came; a stream needs 1, 2, 4, 8 or {LANES}")
+            raise ValueError(
+                f"{share.step} processes came; a stream needs a divisor of {LANES}: start as many"
+            )
         self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
-        self.steps_per_epoch = self.belts[config.all_sizes[0]].steps_per_round
+        self.steps_per_epoch = None  # there is no end to it
         self.workers = [Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
         self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
         self.changed = threading.Condition()  # held by whoever looks at or changes what follows
@@ -58,8 +61,8 @@ class Stream:
     def take(self, step: int, size: int) -> dict[str, torch.Tensor]:
         """The step's pictures in uint8 as `Pack.gather` has them, row (B,): their ids, key (B,).
 
-        Waits until they are rendered. Steps go up, but for a few that are taken at a time.
-        Raises: RuntimeError: they cannot be rendered.
+        Waits until they are rendered. One at a time, and steps go up.
+        Raises: ValueError: the step is behind one before; ChildProcessError: no worker renders it.
         """
         belt = self.belts[size]
         number, first, places = belt.places(step)
@@ -69,7 +72,8 @@ class Stream:
             self.changed.notify_all()
             while not belt.has(first):
                 if self.closed or self.error:
-                    raise RuntimeError(f"no more samples are rendered: {self.error or 'closed'}")
+                    why = self.error or "the stream is closed"
+                    raise ChildProcessError(f"no more samples are rendered: {why}")
                 self.changed.wait()
         return belt.gather(number, first, places)
 
@@ -103,16 +107,19 @@ class Stream:
 
     def _work(self, worker: Worker) -> None:
         """Render whatever is needed next."""
+        warm = False  # its first block takes longer: it is started, and compiles
         try:
             while job := self._next_job():
                 belt, block = job
                 start = time.perf_counter()
-                belt.render(block, worker)
+                if not belt.render(block, worker):
+                    break
                 seconds = time.perf_counter() - start
                 with self.changed:
-                    belt.done(block, seconds)
+                    belt.done(block, seconds if warm else None)
                     self.changed.notify_all()
-        except (OSError, RuntimeError) as error:
+                warm = True
+        except Exception as error:  # whatever it is, whoever waits must hear of it
             with self.changed:
                 self.error = error
                 self.changed.notify_all()
@@ -152,7 +159,8 @@ class Belt:
         self.steps_per_round = BLOCKS * LANES * self.n // self.n_batch
         self.stride = max(1, BLOCKS // config.reuse)  # blocks by which the window moves on
         self.rounds = max(1, config.reuse // BLOCKS)  # in each window
-        self.end = self.first((len(self.steps) - 1) // self.steps_per_round) + BLOCKS
+        last_round = (len(self.steps) - 1) // self.steps_per_round
+        self.end = self.first(last_round) + BLOCKS if len(self.steps) else 0
         self.kept = 0  # first block that is kept
         self.next = 0  # next block to be rendered
         self.ready: set[int] = set()
@@ -163,8 +171,7 @@ class Belt:
         of_a_background = manifest.index_of(np.arange(manifest.N_FG * manifest.N_PLACEMENTS))
         trained = manifest.subset_of(of_a_background) == manifest.SUBSETS.index("train")
         self.samples = np.flatnonzero(trained)  # of any background, counted from its first
-        # a round behind, which may still be read, and one ahead
-        self.capacity = BLOCKS + 2 * self.stride
+        self.capacity = BLOCKS + self.stride  # the window, and what comes next
         shape = (self.capacity, len(self.lanes), self.n)
         self.ids = np.zeros(shape, np.int64)
         maps = (*shape, size, size)
@@ -225,17 +232,21 @@ class Belt:
             ids[lane] = bg * manifest.N_FG * manifest.N_PLACEMENTS + self.samples[which]
         return ids
 
-    def render(self, block: int, worker: Worker) -> None:
+    def render(self, block: int, worker: Worker) -> bool:
+        """Whether it was rendered; no if the worker was told to end."""
         ids = self.ids_of(block)
         at = block % self.capacity
         self.ids[at] = ids
         bg = ids[:, 0] // (manifest.N_FG * manifest.N_PLACEMENTS)
-        worker.render(bg, ids.ravel(), self.size, {name: x[at] for name, x in self.arrays.items()})
+        into = {name: x[at] for name, x in self.arrays.items()}
+        return worker.render(bg, ids.ravel(), self.size, into)
 
-    def done(self, block: int, seconds: float) -> None:
+    def done(self, block: int, seconds: float | None) -> None:
+        """A block is there, and took so long, if that is worth knowing."""
         self.ready.add(block)
-        self.n_rendered += self.ids[0].size
-        self.rendering_s += seconds
+        if seconds is not None:
+            self.n_rendered += self.ids[0].size
+            self.rendering_s += seconds
 
     def begin(self, step: int) -> None:
         """Nothing before the window of `step` will be asked for."""
@@ -244,8 +255,12 @@ class Belt:
         self.kept = self.next
 
     def move_to(self, first: int) -> None:
-        """Forget what stands more than a round before the window from block `first` on."""
-        self.kept = max(self.kept, first - self.stride)
+        """Forget what stands before the window from block `first` on."""
+        if first < self.kept:
+            raise ValueError(
+                f"block {first} of a stream is asked for after {self.kept}: steps go up"
+            )
+        self.kept = first
         self.ready = {block for block in self.ready if block >= self.kept}
 
     def has(self, first: int) -> bool:
@@ -264,7 +279,17 @@ class Belt:
         return crc32(repr((self.size, *map(str, what))).encode())
 
 
-def reuse(training_s: float, rendering_s: float) -> int:
-    """How often to see each sample so that training never waits: the least of REUSES that will do,
-    else the most. training_s: of a step; rendering_s: of as many samples."""
-    return next((r for r in REUSES if rendering_s <= r * training_s), REUSES[-1])
+def reuse(alone_s: float, beside_s: float, rendering_s: float) -> tuple[int, float]:
+    """How often to see each sample, and the seconds a step takes then: the least of REUSES with
+    which a step takes at most a tenth longer than it could, else the most.
+
+    Input: seconds of a step while nothing is rendered, and while samples are (on two halves of one
+    core that is slower); and of rendering as many samples as a step sees.
+    """
+    for times in REUSES:
+        share = min(1.0, rendering_s / (times * alone_s))  # of the time in which it is rendered
+        step_s = alone_s + share * max(0.0, beside_s - alone_s)
+        step_s = max(step_s, rendering_s / times)
+        if step_s <= 1.1 * alone_s:
+            break
+    return times, step_s

@@ -23,14 +23,17 @@ def serve(renderer: ModuleType) -> None:
     """Answer lines {"bg": [...], "ids": [...], "size": S, "seed": s} on stdin by the uint8 arrays
     of KINDS on stdout, one after the other, until there are no more lines."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stop button is for whoever asks
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer any more
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anything prints is no answer
+    with contextlib.suppress(OSError):  # nobody waits for the answer any more
         for line in sys.stdin.buffer:
             asked = json.loads(line)
-            bg, ids = asked.pop("bg"), asked.pop("ids")
+            bg = asked.pop("bg")
+            ids = asked.pop("ids")
             images = renderer.render_backgrounds(bg, **asked) | renderer.render(ids, **asked)
             for kind in KINDS:
-                sys.stdout.buffer.write(np.ascontiguousarray(images[kind]))
-            sys.stdout.buffer.flush()
+                replies.write(np.ascontiguousarray(images[kind]))
+            replies.flush()
 
 
 class Worker:
@@ -44,28 +47,30 @@ class Worker:
 
     def render(
         self, bg: np.ndarray, ids: np.ndarray, size: int, into: dict[str, np.ndarray]
-    ) -> None:
+    ) -> bool:
         """Render backgrounds `bg` and samples `ids` into the arrays of KINDS, uint8.
 
-        Raises: RuntimeError: no worker stays alive; OSError: none can be started.
+        Returns: whether all of it came; no if it was told to `end`.
+        Raises: ChildProcessError: no worker stays alive; OSError: none can be started.
         """
         asked = {"bg": bg.tolist(), "ids": ids.tolist(), "size": size, "seed": self.seed}
         for _ in range(STARTS):
-            if self.ended:
-                return
             if self.process is None:
                 self._start()
-            with contextlib.suppress(BrokenPipeError):
+            if self.ended:
+                return False
+            with contextlib.suppress(OSError):  # a pipe without another end
                 self.process.stdin.write(json.dumps(asked).encode() + b"\n")
                 self.process.stdin.flush()
                 if all(self._read(into[kind]) for kind in KINDS):
-                    return
+                    return True
             status = self.stop()
-        if not self.ended:
-            raise RuntimeError(
-                f"its process ended {STARTS} times (exit status {status}; what it said is above, "
-                "or where the notebook server writes). With little memory, try fewer workers"
-            )
+        if self.ended:
+            return False
+        raise ChildProcessError(
+            f"the process that renders ended {STARTS} times (exit status {status}; what it said is "
+            "above, or where the notebook server writes). With little memory, try fewer workers"
+        )
 
     def end(self) -> None:
         """Called by another thread: give up what is being rendered."""
@@ -78,7 +83,7 @@ class Worker:
         if self.process is None:
             return None
         self.process.kill()
-        with contextlib.suppress(BrokenPipeError), self.process:
+        with contextlib.suppress(OSError), self.process:
             pass  # closes the pipes and waits
         status = self.process.returncode
         self.process = None
@@ -89,11 +94,11 @@ class Worker:
         return self.process.stdout.readinto(into.data.cast("B")) == into.nbytes
 
     def _start(self) -> None:
-        path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
+            env=os.environ | one_thread,
+            cwd=Path(__file__).resolve().parents[1],  # where `-m` looks first: this evalib
         )

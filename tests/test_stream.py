@@ -46,7 +46,7 @@ def same(one, other):
 def test_what_a_step_sees_follows_from_its_number_alone():
     straight = read()
     assert same(straight[37:], read(first=37))  # a new machine, in mid window
-    assert same(straight, read(workers=3, threads=2))
+    assert same(straight, read(workers=3, threads=1))
     other = read(replace(CONFIG, seed=1))
     assert not torch.equal(straight[0]["row"], other[0]["row"])
 
@@ -99,7 +99,7 @@ def test_processes_share_a_step_and_render_only_their_share():
 
 
 def test_three_processes_are_refused():
-    with pytest.raises(ValueError, match="3 processes came; a stream needs 1, 2, 4, 8 or 16"):
+    with pytest.raises(ValueError, match="3 processes came; a stream needs a divisor of 16"):
         Stream(TIER, CONFIG, slice(0, None, 3))
 
 
@@ -131,8 +131,41 @@ def test_a_worker_that_was_killed_is_started_again(monkeypatch, tmp_path):
 
 def test_a_worker_that_always_dies_is_told(monkeypatch):
     monkeypatch.setenv("PAINTER", "die")
-    with pytest.raises(RuntimeError, match="ended 3 times .exit status 9.*fewer workers"):
+    with pytest.raises(ChildProcessError, match="ended 3 times .exit status 9.*fewer workers"):
         read()
+
+
+def test_whatever_ends_a_worker_is_heard_by_who_waits(monkeypatch):
+    def full(*_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(stream.Belt, "ids_of", full)
+    with pytest.raises(ChildProcessError, match="no more"):
+        read()
+
+
+def test_a_size_that_has_no_turn_stops_nothing():
+    config = Config(sizes=(((16, 32), 2),), batch_size=8, window=128, seed=0)
+    assert len(set(config.turns)) == 1  # as chance has it
+    assert len(read(config)) == 2
+
+
+def test_a_step_behind_another_is_refused():
+    config = Config(sizes=((16, 90),), batch_size=32, window=256, reuse=1)
+    source = Stream(TIER, config)
+    source.take(40, 16)
+    with pytest.raises(ValueError, match="steps that go up"):
+        source.take(0, 16)
+    source.close()
+
+
+def test_speeds_are_of_whole_blocks(monkeypatch):
+    monkeypatch.setenv("PAINTER", "sleep 0.05")
+    source = Stream(TIER, CONFIG)
+    source.take(0, CONFIG.size_at(0))
+    source.close()
+    n_block = CONFIG.window / BLOCKS
+    assert 0 < source.speeds()[CONFIG.size_at(0)] <= n_block / 0.05
 
 
 def test_training_waits_for_slow_workers(monkeypatch):
@@ -183,11 +216,21 @@ def test_the_stop_button_is_not_for_workers():
 
 
 @pytest.mark.parametrize(
-    "training_s, rendering_s, times",
-    [(1.0, 0.1, 1), (1.0, 1.0, 1), (1.0, 1.1, 2), (0.1, 0.39, 4), (0.1, 0.8, 8), (0.1, 5.0, 16)],
+    "alone_s, beside_s, rendering_s, times, step_s",
+    [
+        (1.0, 1.0, 0.1, 1, 1.0),  # a core of its own, and quick
+        (1.0, 1.0, 1.05, 1, 1.05),
+        (1.0, 1.0, 3.0, 4, 1.0),
+        (1.0, 2.0, 0.8, 8, 1.1),  # on the other half of a core, all it does costs training
+        (1.0, 2.0, 3.0, 16, 1.1875),
+        (1.0, 1.0, 32.0, 16, 2.0),  # training waits
+        (1.0, 0.9, 0.5, 1, 1.0),
+    ],
 )
-def test_samples_are_reused_as_little_as_training_allows(training_s, rendering_s, times):
-    assert stream.reuse(training_s, rendering_s) == times
+def test_samples_are_reused_as_little_as_training_allows(
+    alone_s, beside_s, rendering_s, times, step_s
+):
+    assert stream.reuse(alone_s, beside_s, rendering_s) == (times, pytest.approx(step_s))
 
 
 def test_a_run_on_a_stream_goes_on_from_drive_bit_for_bit(playground, tmp_path):

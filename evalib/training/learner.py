@@ -50,7 +50,7 @@ class Learner:
         self.valid = valid or data[config.all_sizes[0]]
         self.valid_rows = _validation(self.valid, config.n_valid)
         self.data["valid"] = self.valid.fingerprint
-        self.n_threads = min(1, workers) if isinstance(data, str) else workers
+        self.n_threads = 1 if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)
@@ -187,8 +187,8 @@ class Learner:
         Raises: ValueError, naming what is of another config or data; RuntimeError: it is of another
         network of this name, or memory is short. The learner is of no use then.
         """
-        ours = asdict(self.config) | {"data (the packs)": self.data}
-        theirs = state["config"] | {"data (the packs)": state["data"]}
+        ours = asdict(self.config) | {"data": self.data}
+        theirs = state["config"] | {"data": state["data"]}
         names = sorted(ours.keys() | theirs.keys())
         if differ := [name for name in names if theirs.get(name) != ours.get(name)]:
             raise ValueError(
@@ -243,8 +243,9 @@ def _source(
 ) -> tuple[Epochs | Stream, dict[str, str]]:
     """Where samples come from, and what tells it from others."""
     if isinstance(data, str):
-        fingerprint = f"{data}, rendered while training by version {dataset.VERSION}"
-        return Stream(data, config, share, workers=max(1, workers)), {"stream": fingerprint}
+        source = Stream(data, config, share, workers=max(1, workers))
+        what = f"version {dataset.VERSION}, seed {source.tier.seed}, {source.tier.backgrounds}"
+        return source, {"stream": f"{data}, rendered while training: {what}"}
     missing = [size for size in config.all_sizes if size not in data]
     if missing:
         raise ValueError(f"config.sizes needs packs of {missing} px; build them first")

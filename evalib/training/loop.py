@@ -64,7 +64,8 @@ def train(
         then ends the process, as was asked.
     Raises:
         ValueError: the run began with another config or other data, or another session trains it.
-        OSError:    Drive does not answer, so it is not known how far the run is.
+        OSError:    Drive does not answer, so it is not known how far the run is; or the processes
+                    that render a stream do not stay alive (ChildProcessError).
         MemoryError: too little memory is free to go on; the run is safe.
         FloatingPointError: the weights are not finite; the checkpoints before are sound.
     """
@@ -94,7 +95,7 @@ def train(
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
         batches = stack.enter_context(contextlib.closing(learner.to_come()))
         stop = stack.enter_context(session.stop_signals(launched=ranks.world > 1))
-        first = learner.step
+        first = learner.step + 1  # the first step waits: for a stream, for the GPU
         picture = None
         left = ""  # of the run, in sessions
         started = saved = before = time.monotonic()
@@ -113,13 +114,18 @@ def train(
                     if scores and shows:
                         picture = _draw(picture, learner.history, run_dir.name)
             now = time.monotonic()
-            longest_s = max(longest_s, now - before)
+            n_done = learner.step - first
+            if n_done:
+                longest_s = max(longest_s, now - before)
+            else:
+                started = now
             before = now
             spent = now - begin + 2 * longest_s > budget_s
-            ends_epoch = learner.step % learner.batches.steps_per_epoch == 0
+            per_epoch = learner.batches.steps_per_epoch  # a stream has none
+            ends_epoch = per_epoch and learner.step % per_epoch == 0
             due = now - saved > (every_s / 10 if ends_epoch else every_s)
             with learner.timer("log"):
-                n_done, n_left = learner.step - first, config.n_steps - learner.step
+                n_left = config.n_steps - learner.step
                 left = session.left(n_done, n_left, now - started, budget_s)
                 bar.set_postfix_str(left, refresh=False)
                 bar.update()

@@ -85,8 +85,8 @@ def go_on_as(n_threads: int, n_processes: int, ranks: Ranks) -> None:
 
 def left(n_done: int, n_left: int, spent_s: float, budget_s: float) -> str:
     """For how many sessions a run goes on that made `n_done` steps in `spent_s`; "" without a
-    budget."""
-    if math.isinf(budget_s):
+    budget, or a step."""
+    if math.isinf(budget_s) or not n_done:
         return ""
     n = max(1, math.ceil(n_left * spent_s / n_done / budget_s))
     return f"Sessions of {timing.text(budget_s)} left: about {n}."

@@ -20,27 +20,43 @@ def pace(
     valid: dataset.Pack | None = None,
     workers: int = 1,
 ) -> dict[str, float]:
-    """How fast this machine trains on packs or on a stream, from two seconds at each size.
+    """How fast this machine trains on packs or on a stream, from two seconds at each size; of a
+    stream two more, while it renders and when it is closed.
 
-    Returns: per_s, steps a second; of a stream also reuse: the least with which training need not
-    wait for `workers` processes, or the most there is.
+    Returns: per_s, steps a second; of a stream also reuse, as `stream.reuse` chooses it.
+    Raises: ValueError: there are several processes, whose paces differ.
     """
     learner = Learner(config, data, valid, workers=workers)
+    if learner.ranks.world > 1:
+        raise ValueError(
+            "several processes came, needed one: measure there, then launch the others"
+        )
     batches = learner.batches
-    training_s = {}
-    exactly = session.repeating_exactly(learner.device)  # as `train` does, on slower kernels
-    with exactly, contextlib.closing(batches.source):
-        for size in config.all_sizes:
-            raw = batches.gather(int(np.flatnonzero(config.turns == size)[0]), size)
-            step = partial(learner.train_step, itertools.repeat(raw), lr=config.lr)
-            training_s[size] = 1 / timing.rate(step)
-    step_s = np.mean([training_s[size] for size in config.turns])
-    if not isinstance(data, str):
-        return {"per_s": float(1 / step_s)}
-    speeds = batches.source.speeds()
-    rendering_s = np.mean([config.size_of_batch(size) / speeds[size] for size in config.turns])
-    reuse = stream.reuse(step_s, rendering_s)
-    return {"per_s": float(1 / max(step_s, rendering_s / reuse)), "reuse": reuse}
+    sizes, first = np.unique(config.turns, return_index=True)
+    raw = {}
+
+    def step_s() -> float:
+        """Seconds of a step, the mean over the turns of sizes."""
+        seconds = {}
+        for size, batch in sorted(raw.items()):
+            step = partial(learner.train_step, itertools.repeat(batch), lr=config.lr)
+            seconds[size] = 1 / timing.rate(step)
+        return float(np.mean([seconds[size] for size in config.turns]))
+
+    with session.repeating_exactly(learner.device):  # as `train` does, by slower kernels
+        with contextlib.closing(batches.source):
+            for i in np.argsort(first):
+                raw[int(sizes[i])] = batches.gather(int(first[i]), int(sizes[i]))
+            beside_s = step_s()  # it renders on: with a reuse of 1, another window
+            if not isinstance(data, str):
+                return {"per_s": 1 / beside_s}
+            speeds = batches.source.speeds()
+        alone_s = step_s()
+    rendering_s = float(
+        np.mean([config.size_of_batch(s) / speeds[s] for s in config.turns.tolist()])
+    )
+    reuse, per_step_s = stream.reuse(alone_s, beside_s, float(rendering_s))
+    return {"per_s": 1 / per_step_s, "reuse": reuse}
 
 
 def lr_range_test(
