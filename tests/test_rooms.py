@@ -366,11 +366,20 @@ def test_two_processes_that_compile_at_once_leave_a_third_nothing_to_do(copied, 
     one, other = (process.communicate()[0].split("|") for process in pair)
     third = start(MOVE, copied, tmp_path).communicate()[0].split("|")
     assert one[:2] == other[:2] == third[:2] and third[2] == "1\n"
-    assert Path(one[0]).parent == copied / "rooms" / "__pycache__"
+    assert Path(one[0]).parent == tmp_path / ".cache" / "evalib"
+
+
+def test_a_torn_file_of_a_kernel_is_compiled_anew(copied, tmp_path):
+    expected = start(MOVE, copied, tmp_path).communicate()[0].split("|")
+    for path in Path(expected[0]).rglob("*.nb?"):
+        path.write_bytes(path.read_bytes()[:9])
+    found = start(MOVE, copied, tmp_path).communicate()[0].split("|")
+    again = start(MOVE, copied, tmp_path).communicate()[0].split("|")
+    assert expected[:2] == found[:2] == again[:2]
+    assert (expected[2], found[2], again[2]) == ("0\n", "0\n", "1\n")
 
 
 def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(copied):
-    (copied / "rooms" / "__pycache__").touch()  # a file, where a folder would be made
     said = start(MOVE, copied, "/dev/null").communicate()[0].split("|")
     assert (said[0], said[2]) == ("None", "0\n")
 
