@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from evalib import checkpoint, drive, runs, timing
+from evalib import checkpoint, config, drive, runs, timing
 
 CONTENT = Path(os.environ.get("EVALIB_CONTENT", "/content"))  # elsewhere only in tests
 DRIVE = CONTENT / "drive" / "MyDrive" / "evalib"
@@ -122,7 +122,10 @@ def setup() -> None:
     mounted = "mounted" if drive.mounted(DRIVE.parent) else "none"
     advice = " Runtime > Change runtime type > T4 GPU for the full size." if on_colab() else ""
     print(timing.machine())
-    print(f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; Drive: {mounted}")
+    print(
+        f"RAM: {ram:.0f} GiB; disk: {free:.0f} GiB free; cores to use: {config.cores()}; "
+        f"Drive: {mounted}"
+    )
     print(
         choose(
             smoke="Size: smoke, a test of the code path; nothing is learned.",
