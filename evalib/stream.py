@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evalib import manifest, rng
-from evalib.config import BLOCKS, LANES, REUSES, Config
+from evalib.config import BLOCKS, LANES, Config
 from evalib.worker import Worker
 
 WORKERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
@@ -277,19 +277,3 @@ class Belt:
 
     def _stream(self, *what: object) -> int:
         return crc32(repr((self.size, *map(str, what))).encode())
-
-
-def reuse(alone_s: float, beside_s: float, rendering_s: float) -> tuple[int, float]:
-    """How often to see each sample, and the seconds a step takes then: the least of REUSES with
-    which a step takes at most a tenth longer than it could, else the most.
-
-    Input: seconds of a step while nothing is rendered, and while samples are (on two halves of one
-    core that is slower); and of rendering as many samples as a step sees.
-    """
-    for times in REUSES:
-        share = min(1.0, rendering_s / (times * alone_s))  # of the time in which it is rendered
-        step_s = alone_s + share * max(0.0, beside_s - alone_s)
-        step_s = max(step_s, rendering_s / times)
-        if step_s <= 1.1 * alone_s:
-            break
-    return times, step_s

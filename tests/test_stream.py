@@ -215,24 +215,6 @@ def test_the_stop_button_is_not_for_workers():
     source.close()
 
 
-@pytest.mark.parametrize(
-    "alone_s, beside_s, rendering_s, times, step_s",
-    [
-        (1.0, 1.0, 0.1, 1, 1.0),  # a core of its own, and quick
-        (1.0, 1.0, 1.05, 1, 1.05),
-        (1.0, 1.0, 3.0, 4, 1.0),
-        (1.0, 2.0, 0.8, 8, 1.1),  # on the other half of a core, all it does costs training
-        (1.0, 2.0, 3.0, 16, 1.1875),
-        (1.0, 1.0, 32.0, 16, 2.0),  # training waits
-        (1.0, 0.9, 0.5, 1, 1.0),
-    ],
-)
-def test_samples_are_reused_as_little_as_training_allows(
-    alone_s, beside_s, rendering_s, times, step_s
-):
-    assert stream.reuse(alone_s, beside_s, rendering_s) == (times, pytest.approx(step_s))
-
-
 def test_a_run_on_a_stream_goes_on_from_drive_bit_for_bit(playground, tmp_path):
     config = replace(CONFIG, sizes=(((16, 32), 12),), log_every=2, evaluate_every=4, n_valid=8)
 

@@ -8,6 +8,7 @@ import torch
 
 from evalib import dataset, stream, timing, training
 from evalib.config import Config
+from evalib.training import trial
 
 
 def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
@@ -135,9 +136,27 @@ def test_the_pace_of_a_stream_is_measured_beside_rendering_and_without(playgroun
     config = Config(sizes=((32, 60),), batch_size=8)
     # 8 samples take .08 s to render, a step .02 s alone and .025 s beside
     assert training.pace(config, "wide-400k", valid=playground) == {
-        "per_s": pytest.approx(1 / 0.0225),
-        "reuse": 8,
+        "per_s": pytest.approx(1 / 0.02125),  # of a sixteenth of the samples, a quarter of a step
+        "reuse": 16,
     }
+
+
+@pytest.mark.parametrize(
+    "alone_s, beside_s, rendering_s, times, step_s",
+    [
+        (1.0, 1.0, 0.1, 1, 1.0),  # a core of its own, and quick
+        (1.0, 1.0, 1.05, 1, 1.05),
+        (1.0, 1.0, 3.0, 4, 1.0),
+        (1.0, 2.0, 0.8, 8, 1.1),  # on the other half of a core, all it does costs training
+        (1.0, 2.0, 3.0, 16, 1.1875),
+        (1.0, 1.0, 32.0, 16, 2.0),  # training waits
+        (1.0, 0.9, 0.5, 1, 1.0),
+    ],
+)
+def test_samples_are_reused_as_little_as_training_allows(
+    alone_s, beside_s, rendering_s, times, step_s
+):
+    assert trial.reuse(alone_s, beside_s, rendering_s) == (times, pytest.approx(step_s))
 
 
 def test_the_speed_of_rendering_is_that_of_samples_not_of_calls(monkeypatch):

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from evalib import dataset, stream, timing
-from evalib.config import Config
+from evalib import dataset, timing
+from evalib.config import REUSES, Config
 from evalib.training import session
 from evalib.training.learner import Learner
 
@@ -23,7 +23,7 @@ def pace(
     """How fast this machine trains on packs or on a stream, from two seconds at each size; of a
     stream two more, while it renders and when it is closed.
 
-    Returns: per_s, steps a second; of a stream also reuse, as `stream.reuse` chooses it.
+    Returns: per_s, steps a second; of a stream also reuse, as `reuse` chooses it.
     Raises: ValueError: there are several processes, whose paces differ.
     """
     learner = Learner(config, data, valid, workers=workers)
@@ -52,11 +52,25 @@ def pace(
                 return {"per_s": 1 / beside_s}
             speeds = batches.source.speeds()
         alone_s = step_s()
-    rendering_s = float(
-        np.mean([config.size_of_batch(s) / speeds[s] for s in config.turns.tolist()])
-    )
-    reuse, per_step_s = stream.reuse(alone_s, beside_s, float(rendering_s))
-    return {"per_s": 1 / per_step_s, "reuse": reuse}
+    rendering_s = np.mean([config.size_of_batch(size) / speeds[size] for size in config.turns])
+    times, per_step_s = reuse(alone_s, beside_s, float(rendering_s))
+    return {"per_s": 1 / per_step_s, "reuse": times}
+
+
+def reuse(alone_s: float, beside_s: float, rendering_s: float) -> tuple[int, float]:
+    """How often to see each sample, and the seconds a step takes then: the least of REUSES with
+    which a step takes at most a tenth longer than it could, else the most.
+
+    Input: seconds of a step while nothing is rendered, and while samples are (on two halves of one
+    core that is slower); and of rendering as many samples as a step sees.
+    """
+    for times in REUSES:
+        share = min(1.0, rendering_s / (times * alone_s))  # of the time in which it is rendered
+        step_s = alone_s + share * max(0.0, beside_s - alone_s)
+        step_s = max(step_s, rendering_s / times)
+        if step_s <= 1.1 * alone_s:
+            break
+    return times, step_s
 
 
 def lr_range_test(
