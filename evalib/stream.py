@@ -257,9 +257,7 @@ class Belt:
     def move_to(self, first: int) -> None:
         """Forget what stands before the window from block `first` on."""
         if first < self.kept:
-            raise ValueError(
-                f"block {first} of a stream is asked for after {self.kept}: steps go up"
-            )
+            raise ValueError(f"block {first} came after {self.kept}; needed: steps that go up")
         self.kept = first
         self.ready = {block for block in self.ready if block >= self.kept}
 

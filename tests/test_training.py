@@ -624,10 +624,20 @@ def test_the_sessions_that_are_left_follow_from_what_this_one_did(spent_s, text)
     assert session.left(500, 1000, spent_s, float("inf")) == ""
 
 
-def test_a_run_says_in_the_end_how_many_sessions_are_left(playground, tmp_path, capsys):
-    run = train(training.Config(**TINY), playground, tmp_path, time_budget=1e-3)
-    assert not run.done
-    assert "left: about " in capsys.readouterr().out
+def test_a_run_says_in_the_end_how_many_sessions_are_left(
+    playground, tmp_path, monkeypatch, capsys
+):
+    clock, step = SimpleNamespace(s=0.0), training.Learner.train_step
+
+    def slow(self, *args):
+        clock.s += 100 if self.step == 0 else 10  # the first one waits, and tells nothing
+        return step(self, *args)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    monkeypatch.setattr(training.Learner, "train_step", slow)
+    run = train(training.Config(**TINY), playground, tmp_path, time_budget=140)
+    assert (run.step, run.done) == (4, False)  # 130 s; two steps more would take 20
+    assert "left: about 1." in capsys.readouterr().out  # 40 s
 
 
 @pytest.mark.parametrize("notebook", [True, False])
