@@ -27,9 +27,10 @@ from tqdm.auto import tqdm
 
 from evalib import checkpoint, manifest, rng, rooms, timing
 from evalib.manifest import SUBSETS, index_of, sample_ids, subset_of
+from evalib.worker import KINDS
 
 VERSION = 2  # of the layout and of what rooms renders: raise it when either changes
-SAMPLE_KINDS, BG_KINDS = ("fg_bg", "mask", "depth"), ("bg", "bg_depth")
+BG_KINDS, SAMPLE_KINDS = KINDS[:2], KINDS[2:]
 CHUNK = 1024  # images that are copied to a device at a time
 REMEDY = "delete the folder of this pack and build it again"
 CHUNK_PIXELS = 1 << 20  # rendered at a time
@@ -116,7 +117,7 @@ class Pack:
         """The same pack with its bytes on a device, as much as `nbytes`: batches are gathered there
         and never cross the bus. Source of the idea: airbench (Jordan 2024)."""
         other = copy(self)
-        for kind in SAMPLE_KINDS + BG_KINDS:
+        for kind in KINDS:
             array = getattr(self, kind)
             there = torch.empty(array.shape, dtype=torch.uint8, device=device)
             for start in range(0, len(array), CHUNK):
@@ -126,7 +127,7 @@ class Pack:
 
     @property
     def nbytes(self) -> int:
-        return sum(getattr(self, kind).nbytes for kind in SAMPLE_KINDS + BG_KINDS)
+        return sum(getattr(self, kind).nbytes for kind in KINDS)
 
     def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The same as float 0..1 on `device`: images (B, 3, S, S), maps (B, 1, S, S)."""

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-KINDS = ("bg", "bg_depth", "fg_bg", "mask", "depth")
+KINDS = ("bg", "bg_depth", "fg_bg", "mask", "depth")  # a row a background, then a row a sample
 STARTS = 3  # of a worker; one that ends too early was killed, by a system short of memory perhaps
 
 
