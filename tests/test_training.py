@@ -184,7 +184,7 @@ def test_a_slow_resume_is_no_slow_step(playground, tmp_path, monkeypatch):
         clock.s += 0.1
         return step(*args)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: clock.s))
     monkeypatch.setattr(loop, "_resume", slow)
     monkeypatch.setattr(training.Learner, "train_step", quick)
     run = train(training.Config(**TINY), playground, tmp_path, time_budget=1.45)
@@ -391,20 +391,6 @@ def test_a_signal_during_the_last_save_of_a_session_loses_nothing(
     finally:
         signal.signal(signal.SIGTERM, former)
     assert received and run.step == checkpoint.newest([tmp_path])[1]["step"] == 1
-
-
-def test_sessions_left_are_counted_from_the_first_step_and_not_from_a_slow_resume(
-    playground, tmp_path, monkeypatch
-):
-    def slow(*args):
-        monkeypatch.setattr(loop.time, "monotonic", lambda: clock() + 1000)
-        return resume(*args)
-
-    asked, resume, clock = [], loop._resume, loop.time.monotonic
-    monkeypatch.setattr(loop, "_resume", slow)
-    monkeypatch.setattr(session, "left", lambda *args: asked.append(args[2]) or "")
-    train(training.Config(**TINY), playground, tmp_path, time_budget=5000)
-    assert asked and max(asked) < 900
 
 
 def test_weights_on_a_gpu_are_asked_where_they_are_whether_they_are_finite(playground):
@@ -618,10 +604,21 @@ def test_a_folder_without_a_run_says_how_to_train(tmp_path):
 
 
 @pytest.mark.parametrize(("spent_s", "text"), [(100, "1"), (900, "1"), (1001, "2"), (2000, "2")])
-def test_the_sessions_that_are_left_follow_from_what_this_one_did(spent_s, text):
-    left = session.left(500, 1000, spent_s, 2000)  # twice as many left
-    assert left == f"Sessions of 33 min left: about {text}."
-    assert session.left(500, 1000, spent_s, float("inf")) == ""
+def test_the_sessions_that_are_left_follow_from_the_steps_after_the_first(
+    monkeypatch, spent_s, text
+):
+    clock = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    budget = session.Budget(2000)
+    clock.s = 900  # a slow resume, and a stream's first window
+    budget.step()
+    assert budget.left(1000) == ""
+    for _ in range(500):
+        clock.s += spent_s / 500
+        budget.step()
+    assert budget.left(1000) == f"Sessions of 33 min left: about {text}."  # twice as many
+    budget.seconds = float("inf")
+    assert budget.left(1000) == ""
 
 
 def test_a_run_says_in_the_end_how_many_sessions_are_left(
@@ -633,7 +630,7 @@ def test_a_run_says_in_the_end_how_many_sessions_are_left(
         clock.s += 100 if self.step == 0 else 10  # the first one waits, and tells nothing
         return step(self, *args)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: clock.s))
     monkeypatch.setattr(training.Learner, "train_step", slow)
     run = train(training.Config(**TINY), playground, tmp_path, time_budget=140)
     assert (run.step, run.done) == (4, False)  # 130 s; two steps more would take 20

@@ -9,7 +9,6 @@ import contextlib
 import math
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -69,9 +68,8 @@ def train(
         MemoryError: too little memory is free to go on; the run is safe.
         FloatingPointError: the weights are not finite; the checkpoints before are sound.
     """
-    begin = time.monotonic()
+    budget = session.Budget(math.inf if time_budget is None else timing.seconds(time_budget))
     every_s = timing.seconds(checkpoint_every)
-    budget_s = math.inf if time_budget is None else timing.seconds(time_budget)
     run_dir = Path(run_dir)
     drive_dir = Path(drive_dir) if drive_dir else None
     learner = Learner(config, data, valid, device, workers)
@@ -80,7 +78,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a resume may change it
         stack.enter_context(session.repeating_exactly(learner.device))
-        ranks.first(lambda: stack.enter_context(lease))
+        ranks.first(lambda: stack.enter_context(lease) is lease)
         uploads = drive.Uploads(drive_dir) if drive_dir and ranks.main else None
         if uploads:
             stack.enter_context(uploads)
@@ -95,11 +93,8 @@ def train(
         bar = stack.enter_context(tqdm(initial=learner.step, total=config.n_steps, **shown))
         batches = stack.enter_context(contextlib.closing(learner.to_come()))
         stop = stack.enter_context(session.stop_signals(launched=ranks.world > 1))
-        first = learner.step + 1  # the first step waits: for a stream, for the GPU
         picture = None
-        left = ""  # of the run, in sessions
-        started = saved = before = time.monotonic()
-        longest_s = 0.0  # of a step with all that may follow it: evaluation, saving
+        saved = budget.now
         while not learner.finished():
             learner.train_step(batches)
             if learner.due(config.log_every):
@@ -113,31 +108,22 @@ def train(
                     bar.set_description(f"{run_dir.name}, loss {row['loss']:.3f}", refresh=False)
                     if scores and shows:
                         picture = _draw(picture, learner.history, run_dir.name)
-            now = time.monotonic()
-            n_done = learner.step - first
-            if n_done:
-                longest_s = max(longest_s, now - before)
-            else:
-                started = now
-            before = now
-            spent = now - begin + 2 * longest_s > budget_s
+            budget.step()
             per_epoch = learner.batches.steps_per_epoch  # a stream has none
             ends_epoch = per_epoch and learner.step % per_epoch == 0
-            due = now - saved > (every_s / 10 if ends_epoch else every_s)
+            due = budget.now - saved > (every_s / 10 if ends_epoch else every_s)
             with learner.timer("log"):
-                n_left = config.n_steps - learner.step
-                left = session.left(n_done, n_left, now - started, budget_s)
-                bar.set_postfix_str(left, refresh=False)
+                bar.set_postfix_str(budget.left(config.n_steps - learner.step), refresh=False)
                 bar.update()
-                # All do the same next: one that was asked to stop stops all, after this step.
-                asked, spent, lost, due = ranks.any(stop.asked, spent, lease.lost.is_set(), due)
-            last = asked or spent or lost or learner.finished()
+                # All do the same next: one that has to stop stops all, after this step.
+                last = stop.asked or budget.spent or lease.lost.is_set() or learner.finished()
+                last, due = ranks.any(last, due)
             if due or last:
                 with learner.timer("checkpoint"):
                     state = learner.state() | {"sessions": sessions}
                     if ranks.main:
                         store(*checkpoint.serialise(state))
-                saved = now
+                saved = budget.now
             if last:
                 break
     # Nobody ends, and with it its launcher all others, before everything is written.
@@ -148,6 +134,7 @@ def train(
         print(f"Another session took this run over: stopped at step {learner.step}.")
     elif ranks.main and not learner.finished():
         steps = f"{learner.step} of {config.n_steps}"
+        left = budget.left(config.n_steps - learner.step)
         print(f"Stopped at step {steps}. Run this again to go on. {left}")
     if terminated:  # saved; now for the one who was asked
         sys.stdout.flush()
@@ -163,7 +150,7 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
     folders = [run_dir, drive_dir] if drive_dir else [run_dir]
     sessions = []
     # Read by one, as others may have other disks: all go on from the same step.
-    found = ranks.same(ranks.first(lambda: checkpoint.newest(folders)))
+    found = ranks.first(lambda: checkpoint.newest(folders))
     if found:
         path, state = found
         sessions += _restore(learner, path, state)

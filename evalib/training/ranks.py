@@ -65,14 +65,6 @@ class Ranks:
         # Beside NCCL's: through this one no decision has to wait for a GPU.
         self._group = dist.new_group(backend="gloo") if self.world > 1 else None
 
-    def same(self, value: Any) -> Any:
-        """What the main process calls so; it must be picklable."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
     def each(self, value: Any) -> list:
         """The values of all processes, by rank."""
         if self.world == 1:
@@ -90,19 +82,20 @@ class Ranks:
         return [bool(flag) for flag in raised]
 
     def first(self, action: Callable[[], Any]) -> Any:
-        """The result of `action`, done by the main process while the others wait; None for them.
-        Its error is everybody's: else they would wait for ever."""
+        """What `action` gives the main process, for all; it must be picklable. The others wait, and
+        its error is everybody's: else they would wait for ever."""
         if self.world == 1:
             return action()
-        result = error = None
+        box = [None, None]  # the result, or the error
         if self.main:
             try:
-                result = action()
-            except Exception as caught:
-                error = caught
-        if error := self.same(error):
-            raise error
-        return result
+                box[0] = action()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        if box[1]:
+            raise box[1]
+        return box[0]
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over all processes, element by element, on x's device."""

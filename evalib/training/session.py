@@ -5,6 +5,7 @@ import contextlib
 import math
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def go_on_as(n_threads: int, n_processes: int, ranks: Ranks) -> None:
     where it or the number of processes cannot be kept; no result but rounding changes then."""
     now = ""
     if n_processes != ranks.world:  # each has its share of the cores
-        began, now = f"in {n_processes} processes", f"in {ranks.world}"
+        began = f"in {n_processes} processes"
+        now = f"in {ranks.world}"
     else:
         torch.set_num_threads(min(n_threads, cores()))
         if n_threads > cores():
@@ -83,10 +85,36 @@ def go_on_as(n_threads: int, n_processes: int, ranks: Ranks) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-def left(n_done: int, n_left: int, spent_s: float, budget_s: float) -> str:
-    """For how many sessions a run goes on that made `n_done` steps in `spent_s`; "" without a
-    budget, or a step."""
-    if math.isinf(budget_s) or not n_done:
-        return ""
-    n = max(1, math.ceil(n_left * spent_s / n_done / budget_s))
-    return f"Sessions of {timing.text(budget_s)} left: about {n}."
+class Budget:
+    """The seconds that a session may take, from now on, and what fits into them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began = time.monotonic()
+        self.now = self.began  # when the last step was done
+        self.first = 0.0  # when the first was, which waits: for a stream, for the GPU
+        self.n_steps = -1  # since then
+        self.longest_s = 0.0  # of a step with all that may follow it: evaluation, saving
+
+    def step(self) -> None:
+        """A step is done."""
+        before = self.now
+        self.now = time.monotonic()
+        self.n_steps += 1
+        if self.n_steps:
+            self.longest_s = max(self.longest_s, self.now - before)
+        else:
+            self.first = self.now
+
+    @property
+    def spent(self) -> bool:
+        """Whether another step could be one too many."""
+        return self.now - self.began + 2 * self.longest_s > self.seconds
+
+    def left(self, n_steps: int) -> str:
+        """For how many sessions a run goes on that lacks `n_steps`; "" if nothing tells."""
+        if math.isinf(self.seconds) or self.n_steps < 1:
+            return ""
+        step_s = (self.now - self.first) / self.n_steps
+        n = max(1, math.ceil(n_steps * step_s / self.seconds))
+        return f"Sessions of {timing.text(self.seconds)} left: about {n}."
