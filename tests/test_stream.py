@@ -233,7 +233,7 @@ def test_a_run_on_a_stream_goes_on_from_drive_bit_for_bit(playground, tmp_path):
         assert one["loss"] == other["loss"]
     weights = [run.model.state_dict() for run in (straight, second)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    with pytest.raises(ValueError, match="another data"):
+    with pytest.raises(ValueError, match="a run with data .*wide-400k.* instead of .*full-400k"):
         training.train(config, "full-400k", tmp_path / "killed", valid=playground)
 
 

@@ -199,7 +199,9 @@ def test_a_time_budget_saves_and_returns(playground, tmp_path):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 0.1}, {"batch_size": 4}])
 def test_another_config_is_refused_by_name(playground, tmp_path, change):
     train(training.Config(**TINY), playground, tmp_path)
-    with pytest.raises(ValueError, match=f"another {next(iter(change))}"):
+    [(name, value)] = change.items()
+    began = getattr(training.Config(**TINY), name)
+    with pytest.raises(ValueError, match=f"a run with {name} {began} instead of {value}"):
         train(training.Config(**TINY | change), playground, tmp_path)
 
 
@@ -218,7 +220,7 @@ def test_other_parameter_shapes_are_refused(playground, tmp_path, part):
 def test_other_data_are_refused(playground, tmp_path):
     train(training.Config(**TINY), playground, tmp_path / "run")
     other = dataset.build("playground-24", 32, limit=16, root=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="step-0000000008.*another data"):
+    with pytest.raises(ValueError, match="step-0000000008.*a run with data .* instead of"):
         train(training.Config(**TINY), other, tmp_path / "run")
 
 
@@ -416,7 +418,7 @@ def test_a_setting_that_this_evalib_does_not_know_is_not_dropped_silently(playgr
     train(training.Config(**TINY), playground, tmp_path)
     _, state = checkpoint.newest([tmp_path])
     put(tmp_path, state | {"step": 9, "config": state["config"] | {"teacher": "x"}})
-    with pytest.raises(ValueError, match="another teacher"):
+    with pytest.raises(ValueError, match="a run with teacher .* instead of None"):
         train(training.Config(**TINY), playground, tmp_path)
 
 

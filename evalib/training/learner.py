@@ -189,11 +189,15 @@ class Learner:
         """
         ours = asdict(self.config) | {"data": self.data}
         theirs = state["config"] | {"data": state["data"]}
-        names = sorted(ours.keys() | theirs.keys())
-        if differ := [name for name in names if theirs.get(name) != ours.get(name)]:
+        differ = [
+            f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+        if differ:
             raise ValueError(
-                f"it is of a run with another {', '.join(differ)}. Give the settings it was "
-                "started with to go on, or another folder to start anew"
+                f"it is of a run with {', '.join(differ)}. Give the settings it was started with "
+                "to go on, or another folder to start anew"
             )
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
