@@ -6,7 +6,7 @@ import torch
 
 import evalib
 from evalib import checkpoint, config, dataset, recipes, timing, training, unet
-from evalib.training import ranks
+from evalib.training import ranks, session
 
 pytestmark = pytest.mark.cuda
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -17,9 +17,8 @@ needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
 @pytest.fixture
 def exactly():
     """The kernels that repeat themselves, as in training."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with session.repeating_exactly(torch.device(DEVICE)):
+        yield
 
 
 def learned(pack, n_steps):

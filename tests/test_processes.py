@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+import evalib.__main__
 from evalib import checkpoint, dataset, layers, runs, stream, training
 from evalib.batches import Epochs
 from evalib.config import Config
@@ -130,6 +130,21 @@ def child(folder):
     ranks.leave()
 
 
+def killed_child(folder):
+    """The command line, of whose processes the second is killed in a step after a checkpoint."""
+    step = training.Learner.train_step
+
+    def dies(self, *args):
+        if self.ranks.rank == 1 and newest_step(folder / "killed") >= 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *args)
+
+    training.Learner.train_step = dies
+    what = ["train", "playground-24", "--config", folder / "config.json"]
+    what += ["--run-dir", folder / "killed", "--packs", folder / "packs"]
+    sys.exit(evalib.__main__.main([*map(str, what), "--checkpoint-every", "0.05s"]))
+
+
 def torchrun(*what):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return [*run, *map(str, what)]
@@ -166,24 +181,6 @@ def launched(command, log):
         process.wait(60)
 
 
-def kill(process, rank, log):
-    """Kill the process of that rank, and no other."""
-    for member in process.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if member.environ().get("RANK") == str(rank):
-                member.kill()
-                return
-    raise AssertionError(f"there is no rank {rank}:\n{log.read_text()}")
-
-
-def wait_for_step(process, run, step, log):
-    """Until the run has a checkpoint of that step or a later one."""
-    end = time.monotonic() + LIMIT_S
-    while newest_step(run) < step:
-        assert process.poll() is None and time.monotonic() < end, log.read_text()
-        time.sleep(0.01)
-
-
 def newest_step(run):
     return max((int(path.name[5:15]) for path in run.glob("step-*.pt")), default=-1)
 
@@ -193,14 +190,12 @@ def killed(tmp_path_factory):
     """A folder with a run of which one of two processes was killed, twice: `killed`, `alone`."""
     folder = tmp_path_factory.mktemp("processes")
     packs(folder)
-    run, config, log = folder / "killed", folder / "config.json", folder / "killed.txt"
-    config.write_text(json.dumps(asdict(LONG)))
-    what = ["-m", "evalib", "train", "playground-24", "--config", config, "--run-dir", run]
-    what += ["--packs", folder / "packs", "--checkpoint-every", "0.05s"]
-    with launched(accelerate(*what), log) as launcher:
-        wait_for_step(launcher, run, 5, log)
-        kill(launcher, 1, log)
-    assert launcher.returncode != 0 and newest_step(run) < N, "it was finished before"
+    run = folder / "killed"
+    (folder / "config.json").write_text(json.dumps(asdict(LONG)))
+    with launched(accelerate(__file__, folder, "killed"), folder / "killed.txt") as launcher:
+        pass
+    said = (folder / "killed.txt").read_text()
+    assert launcher.returncode != 0 and 10 <= newest_step(run) < N, said
     shutil.copytree(run, folder / "alone")
     return folder
 
@@ -209,7 +204,7 @@ def killed(tmp_path_factory):
 def together(killed):
     """The same folder with what two processes found: a run never stopped, `straight`, one that was
     `stopped`, and both this and the killed one taken to their end."""
-    with launched(torchrun(__file__, killed), killed / "log") as launcher:
+    with launched(torchrun(__file__, killed, "together"), killed / "log") as launcher:
         pass
     assert launcher.returncode == 0, (killed / "log").read_text()
     return killed
@@ -313,4 +308,4 @@ def test_a_launchers_second_signal_is_not_a_second_wish():
 
 
 if __name__ == "__main__":
-    child(Path(sys.argv[1]))
+    {"killed": killed_child, "together": child}[sys.argv[2]](Path(sys.argv[1]))

@@ -294,8 +294,12 @@ def kills(folder: Path) -> Rows:
     hits = []
     for _ in range(KILLS):
         before = bench_resume.newest_step(folder / "killed")
-        with started(folder, "killed") as process:
+        with started(folder, "killed") as process, contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
+            end = time.monotonic() + PATIENCE_S
             while process.poll() is None and newest(folder / "killed") <= before:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"no checkpoint after step {before} in {PATIENCE_S} s")
                 time.sleep(0.002)
             time.sleep(chance.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)

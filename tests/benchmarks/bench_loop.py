@@ -36,7 +36,7 @@ from evalib import augment, dataset, metrics, recipes, timing, training, unet
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
 from evalib.rng import sample_keys
-from evalib.training import Learner
+from evalib.training import Learner, ranks
 
 SIZE, BATCH = 64, 64
 N_SAMPLES = 2048
@@ -69,9 +69,13 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
     """Samples a CPU second of both loops, without and with augmentation, and our blocks."""
     pack = repeated.build("wide-400k", SIZE, N_SAMPLES, folder)
     for names in ((), AUGMENT):
-        learner = Learner(_config(names, 1_000_000), {SIZE: pack}, device="cpu")
+        config = _config(names, 1_000_000)
+        with patch.object(ranks, "precision", lambda device: "no"):
+            precise = Learner(config, {SIZE: pack}, device="cpu")
+        learner = Learner(config, {SIZE: pack}, device="cpu")
         loops = {
             "evalib": lambda learner=learner: ours(learner),
+            "evalib, float32": lambda learner=precise: ours(learner),
             "plain": lambda names=names: plain(pack, names, workers=0),
             "plain, 2 workers": lambda names=names: plain(pack, names, workers=2),
         }
