@@ -185,7 +185,7 @@ def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pa
 
 def _streamed(args: argparse.Namespace) -> bool:
     tier = manifest.find(args.tier)
-    return args.limit is None and tier.source in stream.WORKERS and tier.n_samples > STORED
+    return args.limit is None and tier.source in stream.RENDERERS and tier.n_samples > STORED
 
 
 def _config(args: argparse.Namespace) -> config.Config:

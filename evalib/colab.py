@@ -67,14 +67,14 @@ def affordable(
     name: str, rate: Callable[[], float], minutes: float, *, least: int, most: int, times: int = 1
 ) -> int:
     """How many of `name` (steps, samples) this machine can do in `minutes`, `times` over: what
-    `timing.affordable` makes of `rate()`, a second. The number is told and `planned`. At the size
+    `timing.n_within` makes of `rate()`, a second. The number is told and `planned`. At the size
     smoke it is `most`, and nothing is measured."""
     if scale() == "smoke":
         return most
 
     def plan() -> dict:
         per_s = rate()
-        n = timing.affordable(per_s / times, minutes, least=least, most=most)
+        n = timing.n_within(per_s / times, minutes, least=least, most=most)
         return {"n": n, "per_s": per_s, "measured": timing.utc_now()}
 
     kept = planned(f"{name}, {most} in {minutes:g} min", plan)

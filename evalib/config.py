@@ -22,7 +22,8 @@ OPTIMIZERS = {  # of parameters, rate, weight decay, and `fused` as torch's have
     "sgd": lambda p, lr, decay, **how: torch.optim.SGD(p, lr, 0.9, weight_decay=decay, **how),
 }
 
-BLOCKS, LANES = 8, 16  # a stream's window has so many blocks of so many backgrounds
+BLOCKS = 8  # in the window of a stream
+LANES = 16  # backgrounds in a block
 REUSES = (1, 2, 4, 8, 16)
 
 

@@ -19,7 +19,7 @@ from evalib import manifest, rng
 from evalib.config import BLOCKS, LANES, Config
 from evalib.worker import Worker
 
-WORKERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
+RENDERERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
 
 
 class Stream:
@@ -36,9 +36,9 @@ class Stream:
         self, tier: str, config: Config, share: slice = slice(None), *, workers: int = 1
     ) -> None:
         self.tier = row = manifest.find(tier)
-        if row.source not in WORKERS:
+        if row.source not in RENDERERS:
             raise ValueError(
-                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(WORKERS)}. "
+                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(RENDERERS)}. "
                 "Build packs of it"
             )
         if LANES % (share.step or 1):
@@ -47,7 +47,7 @@ class Stream:
             )
         self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
         self.steps_per_epoch = None  # there is no end to it
-        self.workers = [Worker(WORKERS[row.source], row.seed) for _ in range(workers)]
+        self.workers = [Worker(RENDERERS[row.source], row.seed) for _ in range(workers)]
         self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
         self.changed = threading.Condition()  # held by whoever looks at or changes what follows
         self.started = False
@@ -193,7 +193,7 @@ class Belt:
         place, lane = np.divmod(place, LANES)
         # one shuffle for all lanes, each turned on by some way of its own: others meet every round
         n = BLOCKS * self.n
-        place = rng.permuted(place, n, self.seed, self._stream("round", number))
+        place = rng.permuted(place, n, self.seed, self._order("round", number))
         keys = rng.sample_keys(self.seed, number, np.arange(LANES))
         turn = rng.integers(keys, "turn", n)[:, 0]
         block, i = np.divmod((place + turn[lane]) % n, self.n)
@@ -222,12 +222,11 @@ class Belt:
         visits, places = np.divmod(block * LANES + self.lanes, len(self.backgrounds))
         ids = np.empty((len(self.lanes), self.n), np.int64)
         for lane, (visit, place) in enumerate(zip(visits, places, strict=True)):
-            order = self._stream("backgrounds", visit)
-            bg = self.backgrounds[
-                rng.permuted(np.array([place]), len(self.backgrounds), self.seed, order)
-            ][0]
+            order = self._order("backgrounds", visit)
+            n = len(self.backgrounds)
+            bg = self.backgrounds[rng.permuted(np.array([place]), n, self.seed, order)][0]
             which = (visit * self.n + np.arange(self.n)) % len(self.samples)
-            order = self._stream("samples", bg)
+            order = self._order("samples", bg)
             which = rng.permuted(which, len(self.samples), self.seed, order)
             ids[lane] = bg * manifest.N_FG * manifest.N_PLACEMENTS + self.samples[which]
         return ids
@@ -273,5 +272,5 @@ class Belt:
         moves = max(0, -(-(block - BLOCKS + 1) // self.stride))
         return int(self.steps[moves * self.rounds * self.steps_per_round])
 
-    def _stream(self, *what: object) -> int:
+    def _order(self, *what: object) -> int:
         return crc32(repr((self.size, *map(str, what))).encode())

@@ -53,7 +53,7 @@ def rate(call: Callable[[], object], seconds: float = 2.0) -> float:
     return n / (time.perf_counter() - start)
 
 
-def affordable(rate: float, minutes: float, *, least: int, most: int) -> int:
+def n_within(rate: float, minutes: float, *, least: int, most: int) -> int:
     """How many things fit into `minutes` at `rate` a second: `least` to `most`, in two digits."""
     n = int(60 * minutes * rate)
     n -= n % 10 ** max(0, len(str(n)) - 2)

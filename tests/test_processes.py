@@ -53,7 +53,7 @@ def float64():
         patch.setattr(layers, "_weights", lambda n, m: weights(n, m).astype(np.float64))
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr(ranks, "precision", lambda device: "no")
-        patch.setitem(stream.WORKERS, "rooms", "painter")
+        patch.setitem(stream.RENDERERS, "rooms", "painter")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         torch.set_default_dtype(torch.float64)
         try:

@@ -26,7 +26,7 @@ CONFIG = Config(sizes=(((16, 32), 90),), batch_size=32, window=256, reuse=4)
 @pytest.fixture(autouse=True)
 def painter(monkeypatch):
     """Samples are painted, not ray-traced."""
-    monkeypatch.setitem(stream.WORKERS, "rooms", "painter")
+    monkeypatch.setitem(stream.RENDERERS, "rooms", "painter")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
@@ -188,7 +188,7 @@ def test_workers_end_when_whoever_asked_is_killed():
 import time
 from evalib import stream
 from tests.test_stream import CONFIG
-stream.WORKERS["rooms"] = "painter"
+stream.RENDERERS["rooms"] = "painter"
 s = stream.Stream({TIER!r}, CONFIG, workers=2)
 s.take(0, CONFIG.size_at(0))
 print("ready", flush=True)
@@ -245,6 +245,6 @@ def test_a_stream_needs_something_to_be_scored_on(tmp_path):
 def test_the_command_renders_a_large_tier_while_it_trains(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     sizes = ["--sizes", "16", "--steps", "3", "--batch-size", "16"]
-    monkeypatch.setattr(stream, "WORKERS", {"rooms": "painter"})
+    monkeypatch.setattr(stream, "RENDERERS", {"rooms": "painter"})
     assert main(["train", TIER, *sizes]) == 0
     assert [path.name for path in (tmp_path / "output/packs").iterdir()] == ["evaluation-512-16px"]

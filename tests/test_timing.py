@@ -62,14 +62,14 @@ def test_colabs_budget_counts_from_the_setup_cell(monkeypatch):
     ],
 )
 def test_a_budget_buys_what_the_machine_can_do_in_it(rate, minutes, n):
-    assert timing.affordable(rate, minutes, least=10, most=7500) == n
+    assert timing.n_within(rate, minutes, least=10, most=7500) == n
 
 
 def test_half_the_speed_buys_half_the_steps_and_never_breaks_the_budget():
     for rate in (0.7, 3.1, 9.0, 18.0, 44.4, 251.0):
-        n = timing.affordable(rate, 3, least=1, most=10**9)
+        n = timing.n_within(rate, 3, least=1, most=10**9)
         assert 0.9 * 180 * rate < n <= 180 * rate
-        assert timing.affordable(rate / 2, 6, least=1, most=10**9) == n
+        assert timing.n_within(rate / 2, 6, least=1, most=10**9) == n
 
 
 def test_a_rate_leaves_out_the_first_call(monkeypatch):

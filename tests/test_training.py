@@ -484,7 +484,7 @@ def test_the_rate_of_a_step_follows_the_schedule(playground, schedule):
     config = training.Config(**TINY | {"schedule": schedule, "lr": 1.0})
     ours = training.Learner(config, {32: playground}, device="cpu")
     ours.scores, ours.step = [0.5, 0.1, 0.1, 0.1], 3
-    assert ours.rate() == pytest.approx({"plateau": 0.5, "step": 0.1}[schedule])
+    assert ours.scheduled_lr() == pytest.approx({"plateau": 0.5, "step": 0.1}[schedule])
 
 
 def test_a_checkpoint_whose_name_is_right_but_carries_code_is_passed_over(playground, tmp_path):

@@ -92,7 +92,7 @@ class Learner:
             self.accelerator.backward(loss)
             self.ranks.average_gradients(self.network.parameters())
         with self.timer("step"):
-            self.lr = self.rate() if lr is None else lr
+            self.lr = self.scheduled_lr() if lr is None else lr
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -110,7 +110,7 @@ class Learner:
             self.sums["n"] = self.sums.get("n", 0) + 1
         return values[0]
 
-    def rate(self) -> float:
+    def scheduled_lr(self) -> float:
         """The learning rate of the step to come."""
         config = self.config
         return config.lr * schedule.factor(config.schedule, self.step, config.n_steps, self.scores)
