@@ -1,6 +1,6 @@
 """Training `small` as evalib does it, beside a plain loop; where the time goes; memory.
 
-    python tests/benchmarks/bench_loop.py [speed] [memory] [evaluation]
+    python tests/benchmarks/bench_loop.py [speed] [memory] [stream] [evaluation]
 
 Each part runs in a process of its own. The plain loop has the same network, loss and optimizer, in
 float32 and contiguous memory, from a Dataset that gives one sample at a time out of the same pack,
@@ -43,6 +43,8 @@ N_SAMPLES = 2048
 ROUNDS, STEPS = 5, 20
 AUGMENT = tuple(name for name in augment.ALL if name != "crop")  # as notebook 04
 EPOCHS = 50
+STREAMED = 10  # steps of a stream that count as an epoch
+Data = dict[int, dataset.Pack] | str
 N_EVALUATED = 80_000
 
 
@@ -158,26 +160,42 @@ def timer_s(blocks: int, n: int = 10_000) -> float:
 
 
 def memory(folder: Path, args: argparse.Namespace) -> None:
-    """What training of a small tier holds: at the end of each epoch, evaluation and saving
-    included."""
+    """What training of a small tier holds."""
     pack = repeated.build("mid-1000", SIZE, 1000, folder)
     valid = repeated.build("evaluation", SIZE, 256, folder)
     steps = len(pack.split()["train"]) // BATCH
     config = _config(AUGMENT, args.epochs * steps, log_every=steps, evaluate_every=5 * steps)
+    print(f"\nmemory, {args.epochs} epochs of {len(pack)} samples of {SIZE} px")
+    _print_held(config, {SIZE: pack}, valid, folder)
+
+
+def stream(folder: Path, args: argparse.Namespace) -> None:
+    """What training on a stream holds, as notebook 04 without a GPU."""
+    valid = repeated.build("evaluation", 128, 512, folder)
+    every = {"log_every": STREAMED, "evaluate_every": 5 * STREAMED}
+    config = _config(AUGMENT, args.epochs * STREAMED, (64, 128, 128), reuse=1, **every)
+    print(f"\nmemory, a stream of 64 and 128 px, a logged row each {STREAMED} steps")
+    _print_held(config, "wide-400k", valid, folder)
+
+
+def _print_held(config: Config, data: Data, valid: dataset.Pack, folder: Path) -> None:
+    """Memory at each logged row of a run, evaluation and saving included."""
     held = []
+    rendering = []
     log = Learner.log
 
     def watched(learner: Learner, scores: dict) -> dict:
         held.append(own_mib())
+        rendering.append(sum(map(own_mib, psutil.Process().children())))
         return log(learner, scores)
 
     with patch.object(Learner, "log", watched):
         options = {"valid": valid, "device": "cpu", "progress": False, "checkpoint_every": 20}
-        training.train(config, {SIZE: pack}, folder / "run", **options)
-    print(f"\nmemory, {args.epochs} epochs of {len(pack)} samples of {SIZE} px, MiB of its own:")
+        training.train(config, data, folder / "run", **options)
     shown = sorted({0, 4, 9, len(held) // 2, len(held) - 1} & set(range(len(held))))
-    print(", ".join(f"{held[k]:.0f} after epoch {k + 1}" for k in shown))
+    print("MiB of its own: " + ", ".join(f"{held[k]:.0f} after row {k + 1}" for k in shown))
     print(f"resident at most {peak_mib():.0f} MiB, pages of files included")
+    print("processes that render: " + ", ".join(f"{rendering[k]:.0f}" for k in shown))
 
 
 def evaluation(folder: Path, args: argparse.Namespace) -> None:
@@ -202,9 +220,9 @@ def evaluation(folder: Path, args: argparse.Namespace) -> None:
     )
 
 
-def own_mib() -> float:
+def own_mib(process: psutil.Process | None = None) -> float:
     """Resident memory that is no page of a file, which the system takes back when it likes."""
-    info = psutil.Process().memory_info()
+    info = (process or psutil.Process()).memory_info()
     return (info.rss - info.shared) / 2**20
 
 
@@ -212,11 +230,13 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _config(names: tuple[str, ...], n_steps: int, **changes: int) -> Config:
-    return Config(sizes=((SIZE, n_steps),), batch_size=BATCH, augment=names, **changes)
+def _config(
+    names: tuple[str, ...], n_steps: int, sizes: tuple[int, ...] = (SIZE,), **changes: int
+) -> Config:
+    return Config(sizes=((sizes, n_steps),), batch_size=BATCH, augment=names, **changes)
 
 
-PARTS = {"speed": speed, "memory": memory, "evaluation": evaluation}
+PARTS = {"speed": speed, "memory": memory, "stream": stream, "evaluation": evaluation}
 
 if __name__ == "__main__":
     main()
