@@ -132,8 +132,8 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
         batches:   dicts of float maps 0..1 and `row` (B,), which says which image a line is.
     Raises ValueError: there is no batch, or what the metrics refuse.
     """
-    rows = []
-    # In one piece: many small tensors, kept, keep the large memory freed around them, too.
+    # Each in one piece: many small tensors, kept, keep the large memory freed around them, too.
+    rows = bytearray()
     lines = bytearray()
     for batch in batches:
         mask_pred, depth_pred = predictor(batch)
@@ -141,13 +141,14 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
         for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
-        rows.append(batch["row"])
+        rows += batch["row"].cpu().numpy().tobytes()
         line = torch.stack(list(columns.values()), dim=1).cpu().numpy()  # (B, columns)
         lines += line.tobytes()
     if not lines:
         raise ValueError("no batches to evaluate; the list of rows was empty")
     table = np.frombuffer(lines, line.dtype).reshape(-1, len(columns)).T.copy()  # (columns, N)
-    return {"row": torch.cat(rows).cpu().numpy()} | dict(zip(columns, table, strict=True))
+    row = np.frombuffer(rows, np.int64).copy()
+    return {"row": row} | dict(zip(columns, table, strict=True))
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

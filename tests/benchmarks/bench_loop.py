@@ -213,11 +213,9 @@ def evaluation(folder: Path, args: argparse.Namespace) -> None:
     metrics.evaluate(unet.predictor(model), watched(pack.batches(rows, BATCH)))
     pack_mib = sum(path.stat().st_size for path in pack.path.glob("*.u8")) / 2**20
     print(f"\nevaluation of {len(pack):,} samples of {SIZE} px, a pack of {pack_mib:.0f} MiB:")
-    tenth = max(1, len(held) // 10)
-    print(
-        f"{held[0]:.0f} MiB of its own before, {max(held[:tenth]):.0f} at most in the first tenth, "
-        f"{max(held):.0f} at most in all"
-    )
+    parts = np.array_split(held[1:], min(10, len(held) - 1))
+    print(f"{held[0]:.0f} MiB of its own before; at most in each tenth of the samples:")
+    print(", ".join(f"{part.max():.0f}" for part in parts))
 
 
 def own_mib(process: psutil.Process | None = None) -> float:
