@@ -13,7 +13,7 @@ import numpy as np
 from evalib.rooms import places
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, Frame, clamp, dot, f, grid, minus, raster, view
+from evalib.rooms.rays import TILE, Frame, clamp, dot, f, minus, raster, view
 from evalib.rooms.shadows import enclose, shadows
 from evalib.rooms.surfaces import TABLES, clouds, surface
 
@@ -84,8 +84,7 @@ class Backdrop(NamedTuple):
 @kernel
 def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
     """Fill out (n, n, 6) with the light off the parts that rays meet, or of the sky."""
-    at = grid(frame)
-    rays, step = frame.rays, frame.step
+    rays, step, at = frame.rays, frame.step, frame.at
     haze, fade = light.haze, light.fade
     for y in range(frame.n):
         for x in range(frame.n):

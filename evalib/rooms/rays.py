@@ -64,26 +64,23 @@ class Frame(NamedTuple):
     margin: int
     rays: np.ndarray  # (4, 3) float32, the camera's
     step: float  # float32, m between neighbouring rays 1 m away
+    at: np.ndarray  # (n,) float32: where columns (and rows) stand, -1..1 across the picture
 
     @staticmethod
     def of(camera: Pinhole, across: int, margin: int) -> "Frame":
         n = -(-(across + 2 * margin) // TILE) * TILE
         step = f(2 * camera.tan / across)
-        return Frame(n, across, margin, camera.rays().astype(np.float32), step)
+        at = (np.arange(-margin, n - margin, dtype=np.float32) + f(0.5)) * f(2 / across) - f(1)
+        return Frame(n, across, margin, camera.rays().astype(np.float32), step, at)
 
 
 @scalar
-def project(camera, x, y, z):
+def project(camera, point):
     """A point, m -> u, v in -1..1 across the picture (v up) and its distance along the axis, m."""
-    axes = camera.axes
-    x = x - camera.eye[0]
-    y = y - camera.eye[1]
-    z = z - camera.eye[2]
-    far = x * axes[2, 0] + y * axes[2, 1] + z * axes[2, 2]
-    safe = np.maximum(far, 1e-6) * camera.tan
-    u = x * axes[0, 0] + y * axes[0, 1] + z * axes[0, 2]
-    v = x * axes[1, 0] + y * axes[1, 1] + z * axes[1, 2]
-    return u / safe, v / safe, far
+    way = minus(point, camera.eye)
+    far = dot(way, three(camera.axes, 2))
+    safe = max(far, 1e-6) * camera.tan
+    return dot(way, three(camera.axes, 0)) / safe, dot(way, three(camera.axes, 1)) / safe, far
 
 
 def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -120,15 +117,10 @@ def _aim(parts, camera, rays, seen):
         left = bottom = nearest = np.inf
         right = top = furthest = -np.inf
         for corner in range(8):
-            x = half[0] * (2 * (corner & 1) - 1)
-            y = half[1] * ((corner & 2) - 1)
-            z = half[2] * ((corner & 4) // 2 - 1)
-            u, v, far = project(
-                camera,
-                centre[0] + turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z,
-                centre[1] + turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z,
-                centre[2] + turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z,
-            )
+            point = centre[0], centre[1], centre[2]
+            for i in range(3):
+                point = mixed(point, three(turn.T, i), half[i] * (2 * (corner >> i & 1) - 1))
+            u, v, far = project(camera, point)
             left, right = min(left, u), max(right, u)
             bottom, top = min(bottom, v), max(top, v)
             nearest, furthest = min(nearest, far), max(furthest, far)
@@ -154,16 +146,12 @@ def span(kind, o, d):
         near, far = _between_planes(near, far, o[0], d[0])
         near, far = _between_planes(near, far, o[2], d[2])
         return near, far
-    a = d[0] * d[0]
-    b = o[0] * d[0]
-    c = o[0] * o[0]
-    if kind == BALL:
-        a = a + d[1] * d[1]
-        b = b + o[1] * d[1]
-        c = c + o[1] * o[1]
-    a = a + d[2] * d[2]
-    b = b + o[2] * d[2]
-    c = c + o[2] * o[2] - f(1)
+    if kind == TUBE:  # as seen from above
+        o = o[0], f(0), o[2]
+        d = d[0], f(0), d[2]
+    a = dot(d, d)
+    b = dot(o, d)
+    c = dot(o, o) - f(1)
     root = np.sqrt(max(b * b - a * c, f(0)))  # no root: near = far, a miss
     return _common(near, far, (-b - root) / a, (root - b) / a)
 
@@ -193,7 +181,7 @@ def raster(parts, first, end, frame, z, part):
     """
     step = f(2.0 / frame.across)
     last = len(z) - 1
-    at = grid(frame)
+    at = frame.at
     for p in range(end - 1, first - 1, -1):  # of equally near parts the first is seen
         kind = parts[p].kind
         bounds = parts[p].bounds
@@ -211,21 +199,6 @@ def raster(parts, first, end, frame, z, part):
                 hit = (near < far) & (near > f(NEAR_M)) & (near <= z[y, x])
                 z[y, x] = near if hit else z[y, x]
                 part[y, x] = p if hit else part[y, x]
-
-
-@scalar
-def place_of(frame, index):
-    """Where the ray in a row or column stands, -1..1 from edge to edge of the picture."""
-    return (f(index - frame.margin) + f(0.5)) * f(2.0 / frame.across) - f(1)
-
-
-@scalar
-def grid(frame):
-    """(n,) float32: where all rays of a row stand."""
-    at = np.empty(frame.n, np.float32)
-    for i in range(frame.n):
-        at[i] = place_of(frame, i)
-    return at
 
 
 @scalar

@@ -6,7 +6,7 @@ A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around e
 import numpy as np
 
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, grid, minus, span, three
+from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, minus, span, three
 
 HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of the lamp reaches it
 
@@ -76,7 +76,7 @@ def _points(frame, at, z, tile, points):
 @kernel
 def enclose(frame, z, balls):
     """Fill (tiles, 4) with a ball around what each tile's rays meet, radius -1 if nothing."""
-    at = grid(frame)
+    at = frame.at
     points = np.empty((3, TILE * TILE), np.float32)
     side = frame.n // TILE
     for tile in range(len(balls)):
@@ -113,7 +113,7 @@ def _reaches(part, lamp, middle, radius):
 @kernel
 def shadows(parts, first, end, frame, light, z, balls, dark):
     """Fill dark (n, n) with the share of the lamp's light that parts first..end-1 take."""
-    at = grid(frame)
+    at = frame.at
     points = np.empty((3, TILE * TILE), np.float32)
     hidden = np.empty(TILE * TILE, np.float32)
     lamp, soft = light.lamp, light.soft
@@ -147,7 +147,7 @@ def contact(feet, reach, first, end, frame, z, balls, dim):
 
     feet: (k, 3) float32 m; reach: (k,) float32 m, how far from them.
     """
-    at = grid(frame)
+    at = frame.at
     points = np.empty((3, TILE * TILE), np.float32)
     side = frame.n // TILE
     dim[:] = f(0)

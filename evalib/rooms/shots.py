@@ -13,7 +13,7 @@ from evalib.manifest import N_FG, N_PLACEMENTS
 from evalib.rooms.backdrop import backdrop, shade
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import clamp, f, grid, raster
+from evalib.rooms.rays import clamp, f, raster
 from evalib.rooms.sensor import develop, grain, settings
 from evalib.rooms.shadows import contact, lit, shadows
 from evalib.rooms.staging import cast, nobody
@@ -132,7 +132,7 @@ def _add(drop, parts, thing, reached, maps, shift, change, tables, light, mask, 
     part, z, dark, dim = maps
     # out of their tuple once: each look into it counts references
     place, lamp, rays, step = drop.light, drop.lamp, drop.frame.rays, drop.frame.step
-    at = grid(drop.frame)
+    at = drop.frame.at
     sums = np.empty((4, 5), np.float32)
     for y in range(len(mask)):
         top = 2 * y + shift[1] + drop.frame.margin

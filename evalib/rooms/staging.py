@@ -9,7 +9,7 @@ from evalib.rooms import objects, places
 from evalib.rooms.backdrop import PROBE, probe
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel
-from evalib.rooms.rays import PART, SEEN, project, raster, view
+from evalib.rooms.rays import PART, SEEN, mixed, project, raster, view
 
 EMPTY_SHARE = 0.02
 TRIES = 24
@@ -189,34 +189,30 @@ def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r, chos
             z = min(max(z, max(0.5, long + 0.25)), reach)
             u = (1.9 * r[k, 3 + TRIES + t] - 0.95) * camera.tan * z
             down = -(z * ahead[1] + u * right[1] + eye[1]) / up[1]
-            x = eye[0] + u * right[0] + down * up[0] + z * ahead[0]
-            y = eye[1] + u * right[1] + down * up[1] + z * ahead[1]
-            z = eye[2] + u * right[2] + down * up[2] + z * ahead[2]
+            foot = mixed(mixed(mixed(eye, right, u), up, down), ahead, z)
+            x, _, z = foot
             score = 4.0 * (x - wide > floor[0] and x + wide < floor[1])
             score += 4.0 * (z - long > floor[2] and z + long < floor[3])
             for b in blocks:
                 beside = x + wide > b[0] and x - wide < b[1]
                 score -= 3.0 * (beside and z + long > b[2] and z - long < b[3])
-            seen, hidden = _glimpses(camera, drop, x, y, z, wide * 0.85, tall)
+            seen, hidden = _glimpses(camera, drop, foot, wide * 0.85, tall)
             score += min(seen, wanted[k])
             score += 4.0 * (r[k, 2] < 0.3 and seen > 2 and hidden > 1)
             if score > best:
                 best = score
-                chosen[k, 0] = x
-                chosen[k, 1] = 0.0
-                chosen[k, 2] = z
+                chosen[k] = x, 0.0, z
 
 
 @kernel
-def _glimpses(camera, drop, x, y, z, wide, tall):
+def _glimpses(camera, drop, foot, wide, tall):
     """How many of a thing's nine points in the picture are seen, and how many hidden."""
     seen = 0
     hidden = 0
-    right = camera.axes[0]
     for side in (-wide, 0.0, wide):
+        x, y, z = mixed(foot, camera.axes[0], side)
         for height in (0.08, 0.5, 0.92):
-            point = x + side * right[0], y + side * right[1] + height * tall, z + side * right[2]
-            u, v, far = project(camera, *point)
+            u, v, far = project(camera, (x, y + height * tall, z))
             if abs(u) < 0.97 and abs(v) < 0.97 and far > 0.1:
                 column = min(max(int((u + 1) * PROBE / 2), 0), PROBE - 1) + drop.frame.margin
                 row = min(max(int((1 - v) * PROBE / 2), 0), PROBE - 1) + drop.frame.margin
