@@ -236,10 +236,8 @@ def test_no_shadow_is_lost_between_tiles():
     frame = Frame.of(camera, 32, 0)
     light = Light.of(places.build(0, 0))
     light = light._replace(lamp=np.array([1, 4, 5], np.float32), soft=np.float32(0.2))
-    balls = np.empty((16, 4), np.float32)
-    shadows.enclose(frame, z, balls)
     found = np.empty((32, 32), np.float32)
-    shadows.shadows(parts, 1, len(parts), frame, light, z, balls, found)
+    shadows.shadows(parts, 1, len(parts), light, *shadows.enclose(frame, z), found)
     at = (np.arange(32) + 0.5) / 16 - 1
     points = np.stack([at * z, -at[:, None] * z, z], 2).astype(np.float32)
     met = np.isfinite(z)

@@ -13,7 +13,7 @@ import numpy as np
 from evalib.rooms import places
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, Frame, clamp, dot, f, minus, raster, view
+from evalib.rooms.rays import Frame, clamp, dot, f, minus, raster, view
 from evalib.rooms.shadows import enclose, shadows
 from evalib.rooms.surfaces import TABLES, clouds, surface
 
@@ -59,7 +59,8 @@ class Backdrop(NamedTuple):
     parts: np.ndarray  # (k,) SEEN
     shell: int  # so many parts come first that throw no shadows
     z: np.ndarray  # (n, n) float32 m, inf for sky
-    balls: np.ndarray  # (tiles, 4), as `enclose` has them
+    points: np.ndarray  # (tiles, 3, 64), as `enclose` has them
+    balls: np.ndarray  # (tiles, 4), too
     light: np.ndarray  # (n, n, 6) float32 ambient, direct RGB, exposed
     exposure: float
 
@@ -72,13 +73,12 @@ class Backdrop(NamedTuple):
         z = np.full((n, n), np.inf, np.float32)
         part = np.full((n, n), -1, np.int32)
         raster(parts, 0, len(parts), frame, z, part)
-        balls = np.empty(((n // TILE) ** 2, 4), np.float32)
-        enclose(frame, z, balls)
+        points, balls = enclose(frame, z)
         dark = np.empty((n, n), np.float32)
-        shadows(parts, place.shell, len(parts), frame, lamp, z, balls, dark)
+        shadows(parts, place.shell, len(parts), lamp, points, balls, dark)
         light = np.empty((n, n, 6), np.float32)
         _paint(parts, frame, lamp, z, part, dark, f(exposure), TABLES, light)
-        return Backdrop(frame, lamp, parts, place.shell, z, balls, light, f(exposure))
+        return Backdrop(frame, lamp, parts, place.shell, z, points, balls, light, f(exposure))
 
 
 @kernel

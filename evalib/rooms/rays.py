@@ -226,15 +226,3 @@ def dot(a, b):
 @scalar
 def clamp(x, low, high):
     return min(max(x, f(low)), f(high))
-
-
-@scalar
-def way_of(rays, u, v):
-    """Of the camera's ray (u, v), m of the world for each metre along its axis."""
-    return mixed(mixed(three(rays, 3), three(rays, 1), u), three(rays, 2), v)
-
-
-@scalar
-def along_ray(rays, u, v, z):
-    """The point of the world, m, where the camera's ray (u, v) is z m away."""
-    return mixed(three(rays, 0), way_of(rays, u, v), z)

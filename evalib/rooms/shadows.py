@@ -6,7 +6,7 @@ A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around e
 import numpy as np
 
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, along_ray, clamp, dot, f, minus, span, three
+from evalib.rooms.rays import TILE, Frame, clamp, dot, f, minus, span, three
 
 HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of the lamp reaches it
 
@@ -60,41 +60,20 @@ def lit(parts, shell, light, foot):
     return f(1) - total / f(len(HEIGHTS))
 
 
-@kernel
-def _points(frame, at, z, tile, points):
-    """Fill (3, 64) with the points, m, that a tile's rays meet; at most a kilometre off."""
+def enclose(frame: Frame, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of what rays meet z (n, n) m away, by tiles: points (tiles, 3, 64) m, at most a kilometre
+    off, and the middle and radius of a ball around them (tiles, 4), -inf if there is only sky."""
+    o, a, b, c = frame.rays[:, :, None, None]
+    points = o + (c + a * frame.at + b * -frame.at[:, None]) * np.minimum(z, f(1e3))
     side = frame.n // TILE
-    top = tile // side * TILE
-    left = tile % side * TILE
-    for i in range(TILE * TILE):
-        y = top + i // TILE
-        x = left + i % TILE
-        point = along_ray(frame.rays, at[x], -at[y], min(z[y, x], f(1e3)))
-        points[0, i], points[1, i], points[2, i] = point
-
-
-@kernel
-def enclose(frame, z, balls):
-    """Fill (tiles, 4) with a ball around what each tile's rays meet, radius -1 if nothing."""
-    at = frame.at
-    points = np.empty((3, TILE * TILE), np.float32)
-    side = frame.n // TILE
-    for tile in range(len(balls)):
-        _points(frame, at, z, tile, points)
-        square = f(0)
-        found = False
-        for axis in range(3):
-            low = f(1e9)
-            high = f(-1e9)
-            for i in range(TILE * TILE):
-                if z[tile // side * TILE + i // TILE, tile % side * TILE + i % TILE] < np.inf:
-                    low = min(low, points[axis, i])
-                    high = max(high, points[axis, i])
-                    found = True
-            balls[tile, axis] = (low + high) * f(0.5)
-            square += (high - low) ** 2
-        # a little larger, as sums are rounded
-        balls[tile, 3] = np.sqrt(square) * f(0.501) if found else f(-1)
+    points = np.concatenate([points, z[None]]).reshape(4, side, TILE, side, TILE)
+    points = points.transpose(1, 3, 0, 2, 4).reshape(side * side, 4, TILE * TILE)
+    met = points[:, 3:] < np.inf
+    points = points[:, :3].copy()
+    low = np.where(met, points, f(1e9)).min(2)
+    high = np.where(met, points, f(-1e9)).max(2)
+    radius = np.sqrt(((high - low) ** 2).sum(1)) * f(0.501)  # a little larger: sums are rounded
+    return points, np.c_[(low + high) * f(0.5), np.where(met.any((1, 2)), radius, -np.inf)]
 
 
 @scalar
@@ -110,61 +89,55 @@ def _reaches(part, lamp, middle, radius):
     return dot(gap, gap) - along * along < reach * reach
 
 
+@scalar
+def _darken(dark, tile, share):
+    """Raise a tile of dark (n, n) to the share (64,) of each of its rays."""
+    top = tile // (len(dark) // TILE) * TILE
+    left = tile % (len(dark) // TILE) * TILE
+    for i in range(TILE * TILE):
+        y = top + i // TILE
+        x = left + i % TILE
+        dark[y, x] = max(dark[y, x], share[i])
+
+
 @kernel
-def shadows(parts, first, end, frame, light, z, balls, dark):
+def shadows(parts, first, end, light, points, balls, dark):
     """Fill dark (n, n) with the share of the lamp's light that parts first..end-1 take."""
-    at = frame.at
-    points = np.empty((3, TILE * TILE), np.float32)
-    hidden = np.empty(TILE * TILE, np.float32)
     lamp, soft = light.lamp, light.soft
-    side = frame.n // TILE
+    share = np.zeros(TILE * TILE, np.float32)
     dark[:] = f(0)
     for tile in range(len(balls)):
-        if balls[tile, 3] < f(0):
-            continue
         met = False
         for p in range(first, end):
-            if not _reaches(parts[p], lamp, three(balls, tile), balls[tile, 3]):
-                continue
-            if not met:
-                _points(frame, at, z, tile, points)
-                hidden[:] = f(0)
+            if _reaches(parts[p], lamp, three(balls, tile), balls[tile, 3]):
                 met = True
-            shade = shade_of(parts[p], lamp)
-            for i in range(TILE * TILE):  # no branches: eight or more at a time
-                point = points[0, i], points[1, i], points[2, i]
-                hidden[i] = max(hidden[i], opacity(shade, soft, point))
+                shade = shade_of(parts[p], lamp)
+                for i in range(TILE * TILE):  # no branches: eight or more at a time
+                    point = three(points[tile].T, i)
+                    share[i] = max(share[i], opacity(shade, soft, point))
         if met:
-            top = tile // side * TILE
-            left = tile % side * TILE
-            for i in range(TILE * TILE):
-                dark[top + i // TILE, left + i % TILE] = hidden[i]
+            _darken(dark, tile, share)
+            share[:] = f(0)
 
 
 @kernel
-def contact(feet, reach, first, end, frame, z, balls, dim):
+def contact(feet, reach, first, end, points, balls, dim):
     """Fill dim (n, n) with the share of the sky that things first..end-1 hide from the floor.
 
     feet: (k, 3) float32 m; reach: (k,) float32 m, how far from them.
     """
-    at = frame.at
-    points = np.empty((3, TILE * TILE), np.float32)
-    side = frame.n // TILE
+    share = np.empty(TILE * TILE, np.float32)
     dim[:] = f(0)
     for tile in range(len(balls)):
-        if balls[tile, 3] < f(0):
-            continue
         for k in range(first, end):
             gap = minus(three(feet, k), three(balls, tile))
             if np.sqrt(dot(gap, gap)) >= reach[k] + balls[tile, 3]:
                 continue
-            _points(frame, at, z, tile, points)
             for i in range(TILE * TILE):
-                x = (points[0, i] - feet[k, 0]) / reach[k]
-                y = (points[2, i] - feet[k, 2]) / reach[k]
-                close = max(f(1) - (x * x + y * y), f(0))
-                low = clamp(f(1) - points[1, i] / f(0.5), 0, 1)
-                share = f(0.6) * close * close * low
-                row = tile // side * TILE + i // TILE
-                column = tile % side * TILE + i % TILE
-                dim[row, column] = max(dim[row, column], share)
+                x, y, z = three(points[tile].T, i)
+                a = (x - feet[k, 0]) / reach[k]
+                b = (z - feet[k, 2]) / reach[k]
+                close = max(f(1) - (a * a + b * b), f(0))
+                low = clamp(f(1) - y / f(0.5), 0, 1)
+                share[i] = f(0.6) * close * close * low
+            _darken(dim, tile, share)

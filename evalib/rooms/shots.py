@@ -112,8 +112,8 @@ def _draw(drop, them, shift, change, tables, rows, light, mask, depth):
         one, last = them.first_thing[i], them.first_thing[i + 1]
         _reset(drop.z, z, part)
         raster(them.parts, first, end, frame, z, part)
-        shadows(them.parts, first, end, frame, drop.lamp, drop.z, drop.balls, dark)
-        contact(them.at, them.reach, one, last, frame, drop.z, drop.balls, dim)
+        shadows(them.parts, first, end, drop.lamp, drop.points, drop.balls, dark)
+        contact(them.at, them.reach, one, last, drop.points, drop.balls, dim)
         for k in range(one, last):
             reached[k] = lit(drop.parts, drop.shell, drop.lamp, them.at[k])
         shaken = int(shift[i, 0] != 0 or shift[i, 1] != 0)

@@ -7,7 +7,7 @@ too fine for the distance between rays fades to its mean. Noise comes from table
 import numpy as np
 
 from evalib.rooms.kernels import scalar
-from evalib.rooms.rays import BOX, TUBE, along_ray, clamp, dot, f, three, way_of
+from evalib.rooms.rays import BOX, TUBE, clamp, dot, f, mixed, three
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
 PLAIN, STRIPES, CHECKS, BRICKS, NOISE, WOOD, CELLS, LEAVES = range(len(TEXTURES))
@@ -54,7 +54,7 @@ def surface(part, rays, step, u, v, z, tables):
     )
     unit = f(1) / max(np.sqrt(dot(normal, normal)), f(1e-9))
     normal = normal[0] * unit, normal[1] * unit, normal[2] * unit
-    way = way_of(rays, u, v)
+    way = mixed(mixed(three(rays, 3), three(rays, 1), u), three(rays, 2), v)
     facing = -dot(way, normal) / np.sqrt(dot(way, way))
     blur = z * step / max(facing, f(0.1))  # metres between neighbouring rays
     along = oz * part.half[2] if on_x else ox * part.half[0]  # metres from the part's middle
@@ -66,7 +66,7 @@ def surface(part, rays, step, u, v, z, tables):
         (paint[1] + mix * (paint[4] - paint[1])) * gain,
         (paint[2] + mix * (paint[5] - paint[2])) * gain,
     )
-    return along_ray(rays, u, v, z), normal, colour, paint[9]
+    return mixed(three(rays, 0), way, z), normal, colour, paint[9]
 
 
 @scalar
