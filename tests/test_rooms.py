@@ -11,7 +11,7 @@ from PIL import Image
 
 from evalib import manifest, rooms
 from evalib.rooms import objects, places, sensor, shadows, staging
-from evalib.rooms.backdrop import Backdrop, Light, backdrop
+from evalib.rooms.backdrop import Backdrop, backdrop, probe
 from evalib.rooms.builder import Builder, chance, paint
 from evalib.rooms.rays import BALL, BOX, TUBE, Frame, Pinhole, raster, span, view
 
@@ -234,8 +234,8 @@ def test_no_shadow_is_lost_between_tiles():
     parts, camera = _seen(things)
     z, _ = _picture(parts, camera)
     frame = Frame.of(camera, 32, 0)
-    light = Light.of(places.build(0, 0))
-    light = light._replace(lamp=np.array([1, 4, 5], np.float32), soft=np.float32(0.2))
+    lamp = np.array([1, 4, 5], np.float32)
+    light = probe(0, 0).lamp._replace(lamp=lamp, soft=np.float32(0.2))
     found = np.empty((32, 32), np.float32)
     shadows.shadows(parts, 1, len(parts), light, *shadows.enclose(frame, z), found)
     at = (np.arange(32) + 0.5) / 16 - 1
@@ -243,7 +243,7 @@ def test_no_shadow_is_lost_between_tiles():
     met = np.isfinite(z)
     wanted = np.zeros((32, 32), np.float32)
     for part in parts[1:]:
-        wanted[met] = np.maximum(wanted[met], _opacity(part, light.lamp, 0.2, points[met]))
+        wanted[met] = np.maximum(wanted[met], _opacity(part, lamp, 0.2, points[met]))
     np.testing.assert_allclose(found[met], wanted[met], atol=1e-3)
     assert 0.02 < (wanted > 0).mean() < 0.9
 
@@ -278,7 +278,7 @@ def test_companions_stay_on_their_side_of_the_split():
 
 
 def test_backgrounds_reach_no_further_than_the_byte(shots):
-    assert places.build(0, 0).indoors and np.isfinite(backdrop(0, 0, 64).z).all()
+    assert places.build(0, 0).light.indoors and np.isfinite(backdrop(0, 0, 64).z).all()
     assert (shots["bg_depth"][0] > 0).all()
 
 

@@ -21,41 +21,11 @@ PROBE = 32  # rays along the side of the coarse picture that judges exposure and
 KEPT_BYTES = 128 << 20  # of light: 300 places at 64 px, 80 at 128 px, 25 at 224 px
 
 
-class Light(NamedTuple):
-    """What lights a place, float32, for kernels; colours are (3,) linear RGB."""
-
-    lamp: np.ndarray  # (3,) m
-    soft: float  # the lamp's radius over its distance
-    direct: np.ndarray  # the lamp's light
-    bounce: np.ndarray  # light from below
-    rise: np.ndarray  # from there to light from above
-    haze: np.ndarray  # the visible sky at the horizon
-    fade: np.ndarray  # from there to the zenith
-    indoors: bool
-    floor: np.ndarray  # (4,) m, x0, x1, z0, z1
-    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
-
-    @staticmethod
-    def of(place: places.Place) -> "Light":
-        return Light(
-            place.light.astype(np.float32),
-            f(place.soft),
-            place.direct.astype(np.float32),
-            place.bounce.astype(np.float32),
-            (place.sky - place.bounce).astype(np.float32),
-            place.haze.astype(np.float32),
-            (place.zenith - place.haze).astype(np.float32),
-            place.indoors,
-            place.floor.astype(np.float32),
-            place.blocks.astype(np.float32),
-        )
-
-
 class Backdrop(NamedTuple):
     """An empty place on a frame of n x n rays: a picture, and a margin."""
 
     frame: Frame
-    lamp: Light
+    lamp: places.Light  # in float32
     parts: np.ndarray  # (k,) SEEN
     shell: int  # so many parts come first that throw no shadows
     z: np.ndarray  # (n, n) float32 m, inf for sky
@@ -68,7 +38,7 @@ class Backdrop(NamedTuple):
     def of(place: places.Place, across: int, exposure: float = 1.0) -> "Backdrop":
         frame = Frame.of(place.camera, across, -(-across // 64))  # a pixel of shake at 64 px
         n = frame.n
-        lamp = Light.of(place)
+        lamp = places.Light(*map(np.float32, place.light))
         parts = view(place.parts, place.camera)
         z = np.full((n, n), np.inf, np.float32)
         part = np.full((n, n), -1, np.int32)

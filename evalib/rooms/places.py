@@ -17,23 +17,29 @@ KINDS += ("living", "hall", "street", "office", "yard")
 GLASS = paint([0.04, 0.05, 0.07], [0.3, 0.36, 0.45], "noise", 0.4)
 
 
+class Light(NamedTuple):
+    """What lights a place, and what stands in its way; colours are (3,) linear RGB."""
+
+    indoors: bool
+    floor: np.ndarray  # (4,) m, x0, x1, z0, z1 where one can stand
+    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
+    lamp: np.ndarray  # (3,) m, where it is
+    soft: float  # its radius over its distance
+    direct: np.ndarray  # its light
+    bounce: np.ndarray  # light from below
+    rise: np.ndarray  # from there to light from above
+    haze: np.ndarray = np.zeros(3)  # the visible sky at the horizon
+    fade: np.ndarray = np.zeros(3)  # from there to the zenith
+
+
 class Place(NamedTuple):
-    """One background; colours are (3,) linear RGB."""
+    """One background."""
 
     parts: np.ndarray  # (n,) PART
     shell: int  # so many parts come first that throw no shadows: ground and walls
-    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
-    floor: np.ndarray  # (4,) m, x0, x1, z0, z1 where one can stand
     reach: float  # how far off objects may be, m
     camera: Pinhole
-    light: np.ndarray  # (3,) m, where the lamp is
-    direct: np.ndarray  # the lamp's light
-    soft: float  # the lamp's radius over its distance
-    sky: np.ndarray  # light from above
-    bounce: np.ndarray  # light from below
-    haze: np.ndarray = np.zeros(3)  # the visible sky at the horizon
-    zenith: np.ndarray = np.zeros(3)
-    indoors: bool = False
+    light: Light
 
 
 @lru_cache(maxsize=64)
@@ -71,20 +77,18 @@ def room(s: Builder, kind: str) -> Place:
         s.tube((lamp[0], tall, lamp[2]), (0.22, 0.05, 0.22), paint(tint, glow=1.4))
     share = s.u(0.3, 0.75)  # of the lamp in all the light
     sky = (1 - share) * (0.6 + 0.4 * np.array([s.u(0.8, 1), 1, s.u(0.8, 1.1)]))
-    return Place(
-        parts=s.parts(),
-        shell=shell,
-        blocks=np.array(s.blocks, float).reshape(-1, 4),
-        floor=np.array([0.05, wide - 0.05, 0.05, deep - 0.05]),
-        reach=9.0,
-        camera=camera,
-        light=lamp,
-        direct=share * 1.9 * tint,
-        soft=s.u(0.08, 0.3),
-        sky=sky,
-        bounce=0.35 * sky + 0.3 * floor[:3],
+    bounce = 0.35 * sky + 0.3 * floor[:3]
+    light = Light(
         indoors=True,
+        floor=np.array([0.05, wide - 0.05, 0.05, deep - 0.05]),
+        blocks=np.array(s.blocks, float).reshape(-1, 4),
+        lamp=lamp,
+        soft=s.u(0.08, 0.3),
+        direct=share * 1.9 * tint,
+        bounce=bounce,
+        rise=sky - bounce,
     )
+    return Place(s.parts(), shell, 9.0, camera, light)
 
 
 def _walls(s: Builder, wide: float, deep: float, tall: float) -> tuple:
@@ -169,21 +173,21 @@ def open_place(s: Builder, street: bool) -> Place:
     sunny, angle, height = s.maybe(0.55), s.u(0, 2 * np.pi), s.u(0.5, 1.3)
     level = np.cos(height)
     sky = np.array([0.36, 0.41, 0.52]) if sunny else np.full(3, 0.9)
-    return Place(
-        parts=s.parts(),
-        shell=shell,
-        blocks=np.array(s.blocks, float).reshape(-1, 4),
+    bounce = 0.3 * sky + 0.4 * tone
+    zenith = np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85)
+    light = Light(
+        indoors=False,
         floor=np.array([-25, 25, 0.5, far + 6]),
-        reach=2.2 * look,
-        camera=camera,
-        light=60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level]),
-        direct=(1.3 if sunny else 0.25) * np.array([1, 0.95, 0.85]),
+        blocks=np.array(s.blocks, float).reshape(-1, 4),
+        lamp=60 * np.array([np.cos(angle) * level, np.sin(height), np.sin(angle) * level]),
         soft=0.02 if sunny else 0.4,
-        sky=sky,
-        bounce=0.3 * sky + 0.4 * tone,
+        direct=(1.3 if sunny else 0.25) * np.array([1, 0.95, 0.85]),
+        bounce=bounce,
+        rise=sky - bounce,
         haze=np.full(3, 1.1),
-        zenith=np.array([0.3, 0.5, 0.95]) if sunny else np.full(3, 0.85),
+        fade=zenith - 1.1,
     )
+    return Place(s.parts(), shell, 2.2 * look, camera, light)
 
 
 def _road(s: Builder) -> None:

@@ -117,7 +117,7 @@ def _companion(fg: np.ndarray, r: np.ndarray) -> np.ndarray:
 def _things(seed: int, place, fg: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objects fg (k,), no larger than the place allows: parts (n,) PART, whose each is (n,),
     half width, height, half depth (k, 3) m."""
-    limit = INDOORS_M if place.indoors else np.inf
+    limit = INDOORS_M if place.light.indoors else np.inf
     built = [objects.build(seed, i, limit) for i in fg.tolist()]
     rows = [np.empty(0)] + [parts.view("f8") for parts, _ in built]  # fast, as no field is touched
     parts = np.concatenate(rows).view(PART)
@@ -161,9 +161,10 @@ def _stand(seed: int, bg: int, place, size, keys, attempt: int) -> tuple[np.ndar
     area = AREA[0] * (AREA[1] / AREA[0]) ** large**0.75 * np.exp(drift)
     # of nine points: of the large ones few need be seen, of the others half are wholly seen
     wanted = np.where(large > 0.5, 3, np.minimum(3 + np.floor(13 * luck), 9))
-    blocks = place.blocks if attempt < 6 else place.blocks[:0]
+    light = place.light
+    blocks = light.blocks if attempt < 6 else light.blocks[:0]
     at = np.empty((len(keys), 3))
-    room = place.camera, place.floor, blocks, place.reach, probe(seed, bg)
+    room = place.camera, light.floor, blocks, place.reach, probe(seed, bg)
     _choose(*room, size, yaw, area.clip(0.002, 0.8), wanted.ravel(), r, at)
     return at, yaw
 
