@@ -18,7 +18,8 @@ from evalib.rooms.shadows import enclose, shadows
 from evalib.rooms.surfaces import TABLES, clouds, surface
 
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
-KEPT_BYTES = 128 << 20  # of light: 300 places at 64 px, 80 at 128 px, 25 at 224 px
+DEPTH_M = 10.0  # byte 255
+KEPT_BYTES = 150 << 20  # of light: 300 places at 64 px, 80 at 128 px, 25 at 224 px
 
 
 class Backdrop(NamedTuple):
@@ -31,7 +32,7 @@ class Backdrop(NamedTuple):
     z: np.ndarray  # (n, n) float32 m, inf for sky
     points: np.ndarray  # (tiles, 3, 64), as `enclose` has them
     balls: np.ndarray  # (tiles, 4), too
-    light: np.ndarray  # (n, n, 6) float32 ambient, direct RGB, exposed
+    light: np.ndarray  # (7, n, n) float32 ambient, direct RGB, exposed; depth, as `byte`
     exposure: float
 
     @staticmethod
@@ -46,14 +47,14 @@ class Backdrop(NamedTuple):
         points, balls = enclose(frame, z)
         dark = np.empty((n, n), np.float32)
         shadows(parts, place.shell, len(parts), lamp, points, balls, dark)
-        light = np.empty((n, n, 6), np.float32)
+        light = np.empty((7, n, n), np.float32)
         _paint(parts, frame, lamp, z, part, dark, f(exposure), TABLES, light)
         return Backdrop(frame, lamp, parts, place.shell, z, points, balls, light, f(exposure))
 
 
 @kernel
 def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
-    """Fill out (n, n, 6) with the light off the parts that rays meet, or of the sky."""
+    """Fill out (7, n, n) with the light off the parts that rays meet, or of the sky, and depth."""
     rays, step, at = frame.rays, frame.step, frame.at
     haze, fade = light.haze, light.fade
     for y in range(frame.n):
@@ -61,6 +62,7 @@ def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
             u = at[x]
             v = -at[y]
             far = z[y, x]
+            out[6, y, x] = byte(far)
             if far < np.inf:
                 s = surface(parts[part[y, x]], rays, step, u, v, far, tables)
                 ambient, direct = shade(light, s, _open(light, s[0]))
@@ -68,16 +70,22 @@ def _paint(parts, frame, light, z, part, dark, exposure, tables, out):
                 open_share = f(1) - dark[y, x]
                 for i in range(3):
                     around = ambient[i] + fog * (haze[i] - ambient[i])
-                    out[y, x, i] = around * exposure
-                    out[y, x, 3 + i] = direct[i] * open_share * (f(1) - fog) * exposure
+                    out[i, y, x] = around * exposure
+                    out[3 + i, y, x] = direct[i] * open_share * (f(1) - fog) * exposure
             else:
                 rise = clamp(v * f(0.5) + f(0.5), 0, 1)
                 drift = clouds(tables, u / (f(0.4) + rise), v / (f(0.4) + rise))
                 rise *= f(1) + f(0.25) * drift
                 for i in range(3):
                     sky = haze[i] + fade[i] * rise
-                    out[y, x, i] = sky * exposure
-                    out[y, x, 3 + i] = f(0)
+                    out[i, y, x] = sky * exposure
+                    out[3 + i, y, x] = f(0)
+
+
+@scalar
+def byte(z):
+    """Depth as it is stored, not rounded yet: 255 at 10 m or more."""
+    return min(z * f(255 / DEPTH_M), f(255))
 
 
 @scalar
@@ -143,7 +151,7 @@ def backdrop(seed: int, bg: int, size: int) -> Backdrop:
     key = seed, bg, size
     if key not in _kept:
         coarse = probe(seed, bg)
-        light = np.minimum(coarse.light[..., :3] + coarse.light[..., 3:], f(1.5))
+        light = np.minimum(coarse.light[:3] + coarse.light[3:6], f(1.5))
         wanted = 0.09 + 0.18 * chance(seed, [bg], "exposure", 1)[0, 0]
         exposure = wanted / max(light.mean(dtype=np.float64), 1e-3)
         _kept[key] = Backdrop.of(places.build(seed, bg), 2 * size, exposure)

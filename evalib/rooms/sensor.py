@@ -14,33 +14,30 @@ from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import clamp, f
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
-LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
-        14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-        18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
-        49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99)  # fmt: skip
-CHROMA = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99,
-          24, 26, 56, 99, 99, 99, 99, 99, 47, 66) + (99,) * 38  # fmt: skip
-LUMA = np.array(LUMA, float).reshape(8, 8)
-CHROMA = np.array(CHROMA, float).reshape(8, 8)
+LUMA = np.array([
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]], float)  # fmt: skip
+CHROMA = np.full((8, 8), 99.0)
+CHROMA[:4, :4] = [17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]
 _k = np.arange(8)[:, None]
 _cosines = 512 * np.cos((2 * _k.T + 1) * _k * np.pi / 16) * np.where(_k == 0, 0.5**0.5, 1)
 COSINES = np.round(_cosines).astype(np.float32)  # (8, 8), whole numbers
 WAVES = np.ascontiguousarray(COSINES.T)
 ONES = np.ones((8, 8), np.float32)
 
+SHAKE = np.array([-2, -1, -1, 0, 0, 1, 1, 2])  # halves of a pixel at 64 px
+# A shot: rays x, y that the camera moved and factors of the ambient and direct light since the
+# empty one; gains of red, green, blue; noise, tone curve, dark corners; where in the grain its
+# stretch starts; quality of JPEG, 1..100, 0: not packed
 SHOT = np.dtype(
-    [
-        ("gain", "f4", 3),  # of red, green, blue
-        ("noise", "f4"),
-        ("contrast", "f4"),
-        ("vignette", "f4"),
-        ("start", "i8"),  # of its stretch of the grain
-        ("quality", "f8"),  # of JPEG, 1..100; 0: not packed
-    ]
+    [("shift", "i8", 2), ("change", "f4", 2), ("gain", "f4", 3), ("noise", "f4")]
+    + [("contrast", "f4"), ("vignette", "f4"), ("start", "i8"), ("quality", "f8")]
 )
 
 
-def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None, size: int) -> np.ndarray:
     """(B,) SHOT: how places `bg` (B,), or samples `ids` (B,) in them, are photographed.
 
     A camera's habits go with its place; samples differ from the empty shot.
@@ -48,10 +45,16 @@ def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None = None) -> np.nda
     own = chance(seed, bg, "camera", 6)
     r = chance(seed, bg, "first shot", 8) if ids is None else chance(seed, ids, "shot", 8)
     gain = np.exp(0.12 * (own[:, :3] - 0.5))
+    shots = np.zeros(len(bg), SHOT)
+    shots["change"] = 1
     if ids is not None:
+        hand = chance(seed, ids, "hand", 6)
+        shakes = hand[:, 5:] < 0.25  # most cameras stand still
+        shots["shift"] = np.round(shakes * SHAKE[(hand[:, :2] * 8).astype(int)] * size / 64)
+        strong = np.where(hand[:, 2:3] < 0.25, 0.5, 0.06)
+        shots["change"] = 1 + strong * (hand[:, 3:5] - 0.5)
         wild = 1 + 2.5 * (r[:, 7:] < 0.12)  # one in eight: exposure or white balance jumped
         gain *= np.exp(0.16 * wild * (r[:, :1] - 0.5) + 0.06 * wild * (r[:, 1:4] - 0.5))
-    shots = np.empty(len(bg), SHOT)
     shots["gain"] = gain
     shots["noise"] = 0.003 + 0.025 * own[:, 3] ** 2 * (0.7 + 0.6 * r[:, 4])
     shots["contrast"] = 0.3 + 0.9 * own[:, 4]
@@ -69,34 +72,27 @@ def grain(size: int) -> np.ndarray:
 
 
 @kernel
-def develop(light, shots, grain, rows, image):
-    """Photograph linear light (k, 3, S, S) float32 -> rows of image (B, S, S, 3) uint8."""
-    n = light.shape[2]
-    at = np.empty(n, np.float32)
-    for x in range(n):
-        edge = (f(x) + f(0.5)) * f(2.0 / n) - f(1)
-        at[x] = edge * edge
-    for i in range(len(rows)):
-        shot = shots[i]
-        noise, contrast, vignette = shot.noise, shot.contrast, shot.vignette
-        picture = light[i]
-        for c in range(3):
-            gain = shot.gain[c]
-            for y in range(n):
-                start = shot.start + (c * n + y) * n
-                for x in range(n):
-                    tone = picture[c, y, x] * gain
-                    tone *= f(1) - vignette * (at[y] + at[x])
-                    tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
-                    tone += contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
-                    tone += grain[start + x] * (noise * (f(1.3) - tone))
-                    picture[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
-        if shot.quality > 0:
-            jpeg(picture, shot.quality)
+def develop(light, shot, grain, image):
+    """Photograph linear light (3, S, S) float32, which is used up -> image (S, S, 3) uint8."""
+    n = len(image)
+    noise, contrast, vignette = shot.noise, shot.contrast, shot.vignette
+    edge = (np.arange(n).astype(np.float32) + f(0.5)) * f(2.0 / n) - f(1)
+    at = edge * edge
+    for c in range(3):
+        gain = shot.gain[c]
         for y in range(n):
+            start = shot.start + (c * n + y) * n
             for x in range(n):
-                for c in range(3):
-                    image[rows[i], y, x, c] = np.uint8(picture[c, y, x])
+                tone = light[c, y, x] * gain
+                tone *= f(1) - vignette * (at[y] + at[x])
+                tone = np.sqrt(clamp(tone * f(1.6) / (f(1) + tone * f(0.6)), 0, 1))  # a film's
+                tone += contrast * tone * (f(1) - tone) * (f(2) * tone - f(1))
+                tone += grain[start + x] * (noise * (f(1.3) - tone))
+                light[c, y, x] = clamp(np.rint(tone * f(255)), 0, 255)
+    if shot.quality > 0:
+        jpeg(light, shot.quality)
+    for c in range(3):
+        image[:, :, c] = light[c]
 
 
 @kernel
@@ -117,13 +113,10 @@ def jpeg(picture, quality):
             blue[y, x] = (b - grey) * f(0.564)
             red[y, x] = (r - grey) * f(0.713)
     scale = 50 / quality if quality < 50 else 2 - quality / 50
-    blue = _halved(blue)
-    red = _halved(red)
-    _round_trip(luma, LUMA, scale)
-    _round_trip(blue, CHROMA, scale)
-    _round_trip(red, CHROMA, scale)
-    blue = _doubled(blue)
-    red = _doubled(red)
+    half = np.empty((wide // 2, wide // 2), np.float32)
+    luma = _round_trip(luma, LUMA, scale)
+    blue = _doubled(_round_trip(np.rint(halved(blue, 0, 0, half)), CHROMA, scale))
+    red = _doubled(_round_trip(np.rint(halved(red, 0, 0, half)), CHROMA, scale))
     for y in range(n):
         for x in range(n):
             grey = luma[y, x] + f(128)
@@ -133,16 +126,16 @@ def jpeg(picture, quality):
             picture[2, y, x] = clamp(np.rint(grey + blue[y, x] * f(1.772)), 0, 255)
 
 
-@kernel
-def _halved(a):
-    """Mean of 2 x 2, rounded: (S, S) -> (S / 2, S / 2)."""
-    half = len(a) // 2
-    out = np.empty((half, half), np.float32)
-    for y in range(half):
-        for x in range(half):
-            left = a[2 * y, 2 * x] + a[2 * y + 1, 2 * x]
-            right = a[2 * y, 2 * x + 1] + a[2 * y + 1, 2 * x + 1]
-            out[y, x] = np.rint((left + right) * f(0.25))
+@scalar
+def halved(a, top, left, out):
+    """Fill out (S, S) with means of 2 x 2, from a row and a column of `a` on."""
+    for y in range(len(out)):
+        for x in range(len(out)):
+            v = top + 2 * y
+            u = left + 2 * x
+            one = a[v, u] + a[v + 1, u]
+            other = a[v, u + 1] + a[v + 1, u + 1]
+            out[y, x] = (one + other) * f(0.25)
     return out
 
 
@@ -164,7 +157,7 @@ def _doubled(a):
 
 @kernel
 def _round_trip(plane, table, scale):
-    """Round (S, S) whole numbers in -128..128 in the cosine domain.
+    """Round (S, S) whole numbers in -128..128 in the cosine domain; the same array comes back.
 
     Sums stay below 2**24, where float32 is exact.
     """
@@ -181,6 +174,7 @@ def _round_trip(plane, table, scale):
             _product(COSINES, a, f(8192), step, b)
             _product(b, COSINES, f(128), ONES, a)
             _product(WAVES, a, f(8192), ONES, block)
+    return plane
 
 
 @scalar

@@ -6,7 +6,7 @@ A shadow is tried only on tiles of 8 x 8 rays that it can reach, a ball around e
 import numpy as np
 
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.rays import TILE, Frame, clamp, dot, f, minus, span, three
+from evalib.rooms.rays import INFINITE, TILE, clamp, dot, f, minus, mixed, span, three
 
 HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of the lamp reaches it
 
@@ -60,20 +60,32 @@ def lit(parts, shell, light, foot):
     return f(1) - total / f(len(HEIGHTS))
 
 
-def enclose(frame: Frame, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@kernel
+def enclose(frame, z):
     """Of what rays meet z (n, n) m away, by tiles: points (tiles, 3, 64) m, at most a kilometre
     off, and the middle and radius of a ball around them (tiles, 4), -inf if there is only sky."""
-    o, a, b, c = frame.rays[:, :, None, None]
-    points = o + (c + a * frame.at + b * -frame.at[:, None]) * np.minimum(z, f(1e3))
+    rays, at = frame.rays, frame.at
     side = frame.n // TILE
-    points = np.concatenate([points, z[None]]).reshape(4, side, TILE, side, TILE)
-    points = points.transpose(1, 3, 0, 2, 4).reshape(side * side, 4, TILE * TILE)
-    met = points[:, 3:] < np.inf
-    points = points[:, :3].copy()
-    low = np.where(met, points, f(1e9)).min(2)
-    high = np.where(met, points, f(-1e9)).max(2)
-    radius = np.sqrt(((high - low) ** 2).sum(1)) * f(0.501)  # a little larger: sums are rounded
-    return points, np.c_[(low + high) * f(0.5), np.where(met.any((1, 2)), radius, -np.inf)]
+    points = np.empty((side * side, 3, TILE * TILE), np.float32)
+    balls = np.empty((side * side, 4), np.float32)
+    for tile in range(len(balls)):
+        low = np.full(3, f(1e9))
+        high = np.full(3, f(-1e9))
+        for i in range(TILE * TILE):
+            y = tile // side * TILE + i // TILE
+            x = tile % side * TILE + i % TILE
+            way = mixed(mixed(three(rays, 3), three(rays, 1), at[x]), three(rays, 2), -at[y])
+            point = mixed(three(rays, 0), way, min(z[y, x], f(1e3)))
+            for axis in range(3):
+                points[tile, axis, i] = point[axis]
+                if z[y, x] < np.inf:
+                    low[axis] = min(low[axis], point[axis])
+                    high[axis] = max(high[axis], point[axis])
+        size = minus(high, low)
+        balls[tile, :3] = (low + high) * f(0.5)
+        # a little larger, as sums are rounded
+        balls[tile, 3] = np.sqrt(dot(size, size)) * f(0.501) if size[0] >= 0 else -INFINITE
+    return points, balls
 
 
 @scalar
