@@ -104,9 +104,8 @@ def _aim(parts, camera, rays, seen):
     for p in range(len(parts)):
         half, turn, centre = parts[p].half, parts[p].turn, parts[p].centre
         inward, ray, bounds = seen[p].inward, seen[p].ray, seen[p].bounds
-        square = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
         longest = max(half[0], half[1], half[2])
-        seen[p].radius = longest if parts[p].kind == BALL else np.sqrt(square)
+        seen[p].radius = longest if parts[p].kind == BALL else np.sqrt(dot(half, half))
         for i in range(3):
             axis = turn[0, i] / half[i], turn[1, i] / half[i], turn[2, i] / half[i]
             inward[0, i], inward[1, i], inward[2, i] = axis

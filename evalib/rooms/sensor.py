@@ -128,7 +128,7 @@ def jpeg(picture, quality):
 
 @scalar
 def halved(a, top, left, out):
-    """Fill out (S, S) with means of 2 x 2, from a row and a column of `a` on."""
+    """Fill out (S, S) with means of 2 x 2, from a row and a column of `a` on; returns it."""
     for y in range(len(out)):
         for x in range(len(out)):
             v = top + 2 * y

@@ -14,19 +14,15 @@ HEIGHTS = (0.3, 0.8, 1.3)  # m above its feet: where a thing asks how much of th
 @scalar
 def _inside(inward, point):
     """A point of the world in a part's coordinates."""
-    x, y, z, origin = inward
-    return (
-        x[0] * point[0] + y[0] * point[1] + z[0] * point[2] + origin[0],
-        x[1] * point[0] + y[1] * point[1] + z[1] * point[2] + origin[1],
-        x[2] * point[0] + y[2] * point[1] + z[2] * point[2] + origin[2],
-    )
+    a, b, c, origin = inward
+    return dot(a, point) + origin[0], dot(b, point) + origin[1], dot(c, point) + origin[2]
 
 
 @scalar
 def shade_of(part, lamp):
     """What `opacity` needs to know of a part."""
-    way = part.inward
-    inward = three(way, 0), three(way, 1), three(way, 2), three(way, 3)
+    ways = part.inward.T
+    inward = three(ways, 0), three(ways, 1), three(ways, 2), three(part.inward, 3)
     return part.kind, inward, _inside(inward, lamp)
 
 

@@ -124,9 +124,9 @@ def _add(drop, them, reached, maps, shot, tables, light, mask, depth):
     shift, change = shot.shift, shot.change
     sums = np.empty((4, 5), np.float32)
     for y in range(len(mask)):
-        top = 2 * y + shift[1] + drop.frame.margin
+        top = 2 * y + shift[1] + frame.margin
         for x in range(len(mask)):
-            left = 2 * x + shift[0] + drop.frame.margin
+            left = 2 * x + shift[0] + frame.margin
             if not _touched(part, dark, dim, top, left):
                 continue
             for corner in range(4):

@@ -83,9 +83,7 @@ def _settle(seed: int, bg: int, place, fg, spot, mirror) -> tuple[np.ndarray, np
         _move(parts, thing, at, yaw, mirror[left])
         seen = view(parts, place.camera)
         first = np.searchsorted(thing, np.arange(len(left) + 1))
-        rays = np.empty(len(left))
-        _visible(probe(seed, bg), seen, first, rays)
-        found = np.c_[rays, at, yaw]
+        found = np.c_[_visible(probe(seed, bg), seen, first), at, yaw]
         better = found[:, 0] > best[left, 0]
         best[left[better]] = found[better]
         left = left[best[left, 0] < 3]
@@ -163,15 +161,14 @@ def _stand(seed: int, bg: int, place, size, keys, attempt: int) -> tuple[np.ndar
     wanted = np.where(large > 0.5, 3, np.minimum(3 + np.floor(13 * luck), 9))
     light = place.light
     blocks = light.blocks if attempt < 6 else light.blocks[:0]
-    at = np.empty((len(keys), 3))
     room = place.camera, light.floor, blocks, place.reach, probe(seed, bg)
-    _choose(*room, size, yaw, area.clip(0.002, 0.8), wanted.ravel(), r, at)
-    return at, yaw
+    return _choose(*room, size, yaw, area.clip(0.002, 0.8), wanted.ravel(), r), yaw
 
 
 @kernel
-def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r, chosen):
-    """Fill chosen (B, 3) with the best of TRIES spots; r: chance, as `_stand` draws it."""
+def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r):
+    """(B, 3): the best of TRIES spots; r: chance, as `_stand` draws it."""
+    chosen = np.empty((len(size), 3))
     eye = camera.eye
     right, up, ahead = camera.axes[0], camera.axes[1], camera.axes[2]
     slope = max(camera.tan * up[1] - ahead[1], 0.05)  # of the lowest ray, down per metre
@@ -203,6 +200,7 @@ def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r, chos
             if score > best:
                 best = score
                 chosen[k] = x, 0.0, z
+    return chosen
 
 
 @kernel
@@ -225,22 +223,22 @@ def _glimpses(camera, drop, foot, wide, tall):
 
 
 @kernel
-def _visible(drop, parts, first, rays):
-    """Fill (k,) with the rays of the coarse picture that meet each object; 0: hardly seen, 1: too
-    near. Object k has the parts first[k : k + 1]."""
+def _visible(drop, parts, first):
+    """(k,) rays of the coarse picture that meet each object; 0: hardly seen, 1: too near.
+
+    Object k has the parts first[k : k + 1].
+    """
     frame = drop.frame
     part = np.empty((frame.n, frame.n), np.int32)
     z = np.empty((frame.n, frame.n), np.float32)
-    picture = range(frame.margin, frame.margin + PROBE)
+    rays = np.empty(len(first) - 1)
+    picture = slice(frame.margin, frame.margin + PROBE)
     for k in range(len(rays)):
         z[:] = np.inf
         raster(parts, first[k], first[k + 1], frame, z, part)
-        hit = 0
-        seen = 0
-        for y in picture:
-            for x in picture:
-                hit += z[y, x] < np.inf
-                seen += z[y, x] < drop.z[y, x]
+        hit = np.count_nonzero(z[picture, picture] < np.inf)
+        seen = np.count_nonzero(z[picture, picture] < drop.z[picture, picture])
         rays[k] = seen if seen * 5 >= hit else 0
         if seen > 0.65 * PROBE**2:
             rays[k] = 1
+    return rays

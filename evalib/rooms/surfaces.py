@@ -7,7 +7,7 @@ too fine for the distance between rays fades to its mean. Noise comes from table
 import numpy as np
 
 from evalib.rooms.kernels import scalar
-from evalib.rooms.rays import BOX, TUBE, clamp, dot, f, mixed, three
+from evalib.rooms.rays import BOX, TUBE, clamp, dot, f, minus, mixed, three
 
 TEXTURES = ("plain", "stripes", "checks", "bricks", "noise", "wood", "cells", "leaves")
 PLAIN, STRIPES, CHECKS, BRICKS, NOISE, WOOD, CELLS, LEAVES = range(len(TEXTURES))
@@ -33,12 +33,12 @@ TABLES = _tables()
 
 
 @scalar
-def surface(part, rays, step, u, v, z, tables):
-    """What the ray (u, v) meets at z m on a part: point, m, normal, colour and its own light."""
+def surface(part, rays, step, u, v, far, tables):
+    """What the ray (u, v) meets `far` m away on a part: point, m, normal, colour, its own light."""
     ray = part.ray
-    ox = ray[0, 0] + z * (ray[1, 0] * u + ray[2, 0] * v + ray[3, 0])  # in the part's coordinates
-    oy = ray[0, 1] + z * (ray[1, 1] * u + ray[2, 1] * v + ray[3, 1])
-    oz = ray[0, 2] + z * (ray[1, 2] * u + ray[2, 2] * v + ray[3, 2])
+    ox = ray[0, 0] + far * (ray[1, 0] * u + ray[2, 0] * v + ray[3, 0])  # in the part's coordinates
+    oy = ray[0, 1] + far * (ray[1, 1] * u + ray[2, 1] * v + ray[3, 1])
+    oz = ray[0, 2] + far * (ray[1, 2] * u + ray[2, 2] * v + ray[3, 2])
     flat_y = abs(oy) >= abs(ox) and abs(oy) >= abs(oz)
     on_x = abs(ox) > abs(oz) and not flat_y
     cap = part.kind == TUBE and abs(oy) > f(0.9999)
@@ -46,27 +46,19 @@ def surface(part, rays, step, u, v, z, tables):
         normal = ox * f(on_x), oy * f(flat_y), oz * f(not (on_x or flat_y))
     else:
         normal = ox * f(not cap), oy * f(cap or part.kind != TUBE), oz * f(not cap)
-    inward = part.inward
-    normal = (
-        dot(three(inward, 0), normal),
-        dot(three(inward, 1), normal),
-        dot(three(inward, 2), normal),
-    )
+    x, y, z = three(part.inward, 0), three(part.inward, 1), three(part.inward, 2)
+    normal = dot(x, normal), dot(y, normal), dot(z, normal)
     unit = f(1) / max(np.sqrt(dot(normal, normal)), f(1e-9))
     normal = normal[0] * unit, normal[1] * unit, normal[2] * unit
     way = mixed(mixed(three(rays, 3), three(rays, 1), u), three(rays, 2), v)
     facing = -dot(way, normal) / np.sqrt(dot(way, way))
-    blur = z * step / max(facing, f(0.1))  # metres between neighbouring rays
+    blur = far * step / max(facing, f(0.1))  # metres between neighbouring rays
     along = oz * part.half[2] if on_x else ox * part.half[0]  # metres from the part's middle
     up = oz * part.half[2] if flat_y else oy * part.half[1]
     paint = part.paint
     mix, gain = _texture(paint, along, up, blur, tables)
-    colour = (
-        (paint[0] + mix * (paint[3] - paint[0])) * gain,
-        (paint[1] + mix * (paint[4] - paint[1])) * gain,
-        (paint[2] + mix * (paint[5] - paint[2])) * gain,
-    )
-    return mixed(three(rays, 0), way, z), normal, colour, paint[9]
+    r, g, b = mixed(paint, minus(paint[3:], paint), mix)
+    return mixed(three(rays, 0), way, far), normal, (r * gain, g * gain, b * gain), paint[9]
 
 
 @scalar
