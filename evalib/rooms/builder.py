@@ -52,8 +52,7 @@ class Builder:
         other.origin = self.origin + times(self.turn, np.array([x, y, z]))
         return other
 
-    def add(self, kind: int, centre, half, paint: np.ndarray, turn=None) -> None:
-        turn = UPRIGHT if turn is None else turn
+    def add(self, kind: int, centre, half, paint: np.ndarray, turn=UPRIGHT) -> None:
         self.rows.append((kind, centre, half, turn, paint, self.turn, self.origin))
 
     ball, box, tube = partialmethod(add, BALL), partialmethod(add, BOX), partialmethod(add, TUBE)
@@ -87,15 +86,13 @@ class Builder:
 
     def parts(self) -> np.ndarray:
         """(n,) PART."""
-        kind, centre, half, turn, paint, frame, origin = zip(*self.rows, strict=True)
-        frame = np.concatenate(frame).reshape(-1, 3, 3)  # faster than np.array
-        turn = np.concatenate(turn).reshape(-1, 3, 3)
+        kind, centre, half, turn, paint, frame, origin = map(np.array, zip(*self.rows, strict=True))
         parts = np.empty(len(kind), PART)
         parts["kind"] = kind
-        parts["centre"] = times(frame, np.array(centre)) + np.concatenate(origin).reshape(-1, 3)
+        parts["centre"] = times(frame, centre) + origin
         parts["half"] = np.maximum(half, 1e-3)
         parts["turn"] = times(frame[:, None], turn.swapaxes(1, 2)).swapaxes(1, 2)
-        parts["paint"] = np.concatenate(paint).reshape(-1, 10)
+        parts["paint"] = paint
         return parts
 
     def u(self, low: float, high: float) -> float:

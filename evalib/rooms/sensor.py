@@ -161,10 +161,7 @@ def _round_trip(plane, table, scale):
 
     Sums stay below 2**24, where float32 is exact.
     """
-    step = np.empty((8, 8), np.float32)
-    for i in range(8):
-        for j in range(8):
-            step[i, j] = min(max(np.floor(table[i, j] * scale + 0.5), 1.0), 255.0)
+    step = np.clip(np.floor(table * scale + 0.5), 1.0, 255.0).astype(np.float32)
     a = np.empty((8, 8), np.float32)
     b = np.empty((8, 8), np.float32)
     for top in range(0, len(plane), 8):

@@ -213,8 +213,8 @@ def _glimpses(camera, drop, foot, wide, tall):
         for height in (0.08, 0.5, 0.92):
             u, v, far = project(camera, (x, y + height * tall, z))
             if abs(u) < 0.97 and abs(v) < 0.97 and far > 0.1:
-                column = min(max(int((u + 1) * PROBE / 2), 0), PROBE - 1) + drop.frame.margin
-                row = min(max(int((1 - v) * PROBE / 2), 0), PROBE - 1) + drop.frame.margin
+                column = int((u + 1) * PROBE / 2) + drop.frame.margin
+                row = int((1 - v) * PROBE / 2) + drop.frame.margin
                 if far < drop.z[row, column]:
                     seen += 1
                 else:
