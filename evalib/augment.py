@@ -33,6 +33,7 @@ REASONS = {  # transform: why photographs may differ so
     "blur": "focus or motion softens one of the two shots (p = .5)",
     "noise": "each shot has sensor noise of its own (sigma up to .03)",
 }
+SAME = np.eye(3, dtype=np.float32)  # the colour matrix that changes nothing
 ALL = tuple(REASONS)  # in the order in which they are applied
 
 
@@ -71,7 +72,7 @@ def apply(
 def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: np.ndarray) -> dict[str, Tensor]:
     images = [name for name in SHOTS + MAPS if name in batch]
     if "flip" in names:
-        mirror = integers(keys, "flip", 2) == 1
+        mirror = rng.integers(keys, "flip", 2) == 1
         for name in images:
             x = batch[name]
             batch[name] = torch.where(_column(mirror, x), x.flip(-1), x)
@@ -119,13 +120,13 @@ def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     def transform(sample: Sample, key: int) -> Sample:
         keys = np.array([key])
         out = dict(sample)
-        if "flip" in names and integers(keys, "flip", 2):
+        if "flip" in names and rng.integers(keys, "flip", 2):
             out = {name: x[:, ::-1] for name, x in out.items()}
         if "crop" in names:
-            top, left, rows, columns = map(int, _window(keys, *sample["mask"].shape))
+            (top,), (left,), rows, columns = _window(keys, *sample["mask"].shape)
             out = {n: x[top : top + rows, left : left + columns] for n, x in out.items()}
         out = {name: np.ascontiguousarray(x) for name, x in out.items()}
-        seeds = integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
+        seeds = rng.integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
         scene.set_random_seed(seeds[0])
         both = scene(image=out["bg"], fg_bg=out["fg_bg"])
         shadow.set_random_seed(seeds[1])
@@ -138,16 +139,6 @@ def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     return transform
 
 
-def integers(keys: np.ndarray, name: str, below: int, n: int = 1) -> Tensor:
-    """`rng.integers` as a tensor."""
-    return torch.from_numpy(rng.integers(keys, name, below, n))
-
-
-def uniform(keys: np.ndarray, name: str, low: float, high: float, n: int = 1) -> Tensor:
-    """`rng.uniform` as a tensor."""
-    return torch.from_numpy(rng.uniform(keys, name, low, high, n))
-
-
 def noise(keys: np.ndarray, name: str, x: Tensor) -> Tensor:
     """Normal numbers in the shape of x (B, ...): each sample's own stretch of one fixed field.
 
@@ -155,7 +146,7 @@ def noise(keys: np.ndarray, name: str, x: Tensor) -> Tensor:
     """
     n = x[0].numel()
     field = _field(n, x.device)
-    start = integers(keys, name, len(field) - n + 1)[:, 0]
+    start = rng.integers(keys, name, len(field) - n + 1)[:, 0]
     return field.unfold(0, n, 1)[_beside(x, start)].view_as(x)
 
 
@@ -168,17 +159,17 @@ def _field(n: int, device: torch.device) -> Tensor:
     return torch.from_numpy(np.tile(normal, 1 + 2 * n // len(normal))).to(device)
 
 
-def _beside(x: Tensor, values: Tensor) -> Tensor:
+def _beside(x: Tensor, values: np.ndarray) -> Tensor:
     """`values` on the device of x; the CPU does not wait for what a GPU has to do before."""
-    return values.to(x.device, non_blocking=True)
+    return torch.from_numpy(values).to(x.device, non_blocking=True)
 
 
-def _column(values: Tensor, x: Tensor) -> Tensor:
+def _column(values: np.ndarray, x: Tensor) -> Tensor:
     """(B, n) as (B, n, 1, 1) on the device of x (B, C, H, W)."""
     return _beside(x, values.reshape(len(x), -1, 1, 1))
 
 
-def _window(keys: np.ndarray, height: int, width: int) -> tuple[Tensor, Tensor, int, int]:
+def _window(keys: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Top and left (B,) of each crop, and the height and width of all.
 
     A multiple of the network's stride: it pads other sizes, and an edge that is padded in every
@@ -186,12 +177,12 @@ def _window(keys: np.ndarray, height: int, width: int) -> tuple[Tensor, Tensor, 
     """
     rows = max(min(height, STRIDE), height * 7 // 8 // STRIDE * STRIDE)
     columns = max(min(width, STRIDE), width * 7 // 8 // STRIDE * STRIDE)
-    top = integers(keys, "crop/top", height - rows + 1)[:, 0]
-    left = integers(keys, "crop/left", width - columns + 1)[:, 0]
+    top = rng.integers(keys, "crop/top", height - rows + 1)[:, 0]
+    left = rng.integers(keys, "crop/left", width - columns + 1)[:, 0]
     return top, left, rows, columns
 
 
-def _crop(x: Tensor, top: Tensor, left: Tensor, rows: int, columns: int) -> Tensor:
+def _crop(x: Tensor, top: np.ndarray, left: np.ndarray, rows: int, columns: int) -> Tensor:
     windows = x.unfold(2, rows, 1).unfold(3, columns, 1)  # a view (B, C, tops, lefts, H, W)
     which = torch.arange(len(x), device=x.device)
     return windows[which, :, _beside(x, top), _beside(x, left)]
@@ -202,11 +193,12 @@ def _shadow(keys: np.ndarray, x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     v = (torch.arange(height, device=x.device)[:, None] + 0.5) / height
     u = (torch.arange(width, device=x.device) + 0.5) / width
-    centre = _column(uniform(keys, "shadow/centre", 0, 1, 2), x)
-    radius = _column(uniform(keys, "shadow/radius", 0.1, 0.5, 2), x)
-    depth = uniform(keys, "shadow/depth", 0.2, 0.7) * (uniform(keys, "shadow/there", 0, 1) < 0.3)
+    centre = _column(rng.uniform(keys, "shadow/centre", 0, 1, 2), x)
+    radius = _column(rng.uniform(keys, "shadow/radius", 0.1, 0.5, 2), x)
+    there = rng.uniform(keys, "shadow/there", 0, 1) < 0.3
+    depth = rng.uniform(keys, "shadow/depth", 0.2, 0.7) * there
     down = v - centre[:, 1:]
-    across = u - centre[:, :1] + down * _column(uniform(keys, "shadow/slant", -1, 1), x)
+    across = u - centre[:, :1] + down * _column(rng.uniform(keys, "shadow/slant", -1, 1), x)
     down, across = down / radius[:, 1:], across / radius[:, :1]
     inside = (1 - across * across - down * down).clamp(0, 1)
     return 1 - _column(depth, x) * inside * inside * (3 - 2 * inside)
@@ -214,33 +206,33 @@ def _shadow(keys: np.ndarray, x: Tensor) -> Tensor:
 
 def _photograph(names: tuple[str, ...], x: Tensor, shot: str, keys: np.ndarray) -> Tensor:
     """What the camera makes of the scene (B, 3, H, W); all gains are one 3x3 matrix, one pass."""
-    matrix = _colour_matrix(keys) if "colour_matrix" in names else torch.eye(3).repeat(len(x), 1, 1)
+    matrix = _colour_matrix(keys) if "colour_matrix" in names else SAME[None]
     if "exposure" in names:
-        matrix = matrix * uniform(keys, f"exposure/{shot}", 0.75, 1.25)[:, :, None]
+        matrix = matrix * rng.uniform(keys, f"exposure/{shot}", 0.75, 1.25)[:, :, None]
     if "white_balance" in names:
-        matrix = matrix * uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)[:, :, None]
+        matrix = matrix * rng.uniform(keys, f"white_balance/{shot}", 0.9, 1.1, 3)[:, :, None]
     matrix = _beside(x, matrix)[..., None, None]
     y = x[:, :1] * matrix[:, :, 0]
     y += x[:, 1:2] * matrix[:, :, 1]
     y += x[:, 2:] * matrix[:, :, 2]
     y.clamp_(0, 1)
     if "tone" in names:  # a parabola through black and white; at .5 as far as gamma 1.4 and .7
-        y += (1 - y) * y * _column(uniform(keys, f"tone/{shot}", -0.48, 0.46), x)
+        y += (1 - y) * y * _column(rng.uniform(keys, f"tone/{shot}", -0.48, 0.46), x)
     if "blur" in names:
-        softened = integers(keys, "blur", 4) == SHOTS.index(shot)
-        y += (_binomial(y) - y) * _column(softened * uniform(keys, "blur/share", 0, 1), x)
+        softened = rng.integers(keys, "blur", 4) == SHOTS.index(shot)
+        y += (_binomial(y) - y) * _column(softened * rng.uniform(keys, "blur/share", 0, 1), x)
     if "noise" in names:
-        strength = uniform(keys, f"noise/{shot}", 0, 0.03)
+        strength = rng.uniform(keys, f"noise/{shot}", 0, 0.03)
         y += noise(keys, f"noise/field/{shot}", y) * _column(strength, x)
     return y.clamp_(0, 1)
 
 
-def _colour_matrix(keys: np.ndarray) -> Tensor:
+def _colour_matrix(keys: np.ndarray) -> np.ndarray:
     """(B, 3, 3): rows that sum to 1 (grey stays grey, hue and saturation move), a gain for each."""
-    strength = uniform(keys, "colour_matrix/strength", 0, 0.4)[:, :, None]
-    mix = uniform(keys, "colour_matrix/mix", -1, 1, 9).view(-1, 3, 3) * strength
-    mix = mix + torch.eye(3) * (1 - (mix[:, :, :1] + mix[:, :, 1:2] + mix[:, :, 2:]))
-    return mix * uniform(keys, "colour_matrix/gain", 0.8, 1.2, 3)[:, :, None]
+    strength = rng.uniform(keys, "colour_matrix/strength", 0, 0.4)[:, :, None]
+    mix = rng.uniform(keys, "colour_matrix/mix", -1, 1, 9).reshape(-1, 3, 3) * strength
+    mix = mix + SAME * (1 - (mix[:, :, :1] + mix[:, :, 1:2] + mix[:, :, 2:]))
+    return mix * rng.uniform(keys, "colour_matrix/gain", 0.8, 1.2, 3)[:, :, None]
 
 
 def _binomial(x: Tensor) -> Tensor:
