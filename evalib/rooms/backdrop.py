@@ -27,8 +27,7 @@ class Backdrop(NamedTuple):
 
     frame: Frame
     lamp: places.Light  # in float32
-    parts: np.ndarray  # (k,) SEEN
-    shell: int  # so many parts come first that throw no shadows
+    blockers: np.ndarray  # (k,) SEEN, parts that throw shadows
     z: np.ndarray  # (n, n) float32 m, inf for sky
     points: np.ndarray  # (tiles, 3, 64), as `enclose` has them
     balls: np.ndarray  # (tiles, 4), too
@@ -49,7 +48,8 @@ class Backdrop(NamedTuple):
         shadows(parts, place.shell, len(parts), lamp, points, balls, dark)
         light = np.empty((7, n, n), np.float32)
         _paint(parts, frame, lamp, z, part, dark, f(exposure), TABLES, light)
-        return Backdrop(frame, lamp, parts, place.shell, z, points, balls, light, f(exposure))
+        blockers = parts[place.shell :]
+        return Backdrop(frame, lamp, blockers, z, points, balls, light, f(exposure))
 
 
 @kernel

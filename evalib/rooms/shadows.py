@@ -43,14 +43,14 @@ def opacity(shade, soft, point):
 
 
 @kernel
-def lit(parts, shell, light, foot):
-    """How much of the lamp reaches a thing on its `foot` past the parts from `shell` on."""
+def lit(parts, light, foot):
+    """How much of the lamp reaches a thing on its `foot` past the parts."""
     lamp, soft = light.lamp, light.soft
     total = f(0)
     for height in HEIGHTS:
         point = f(foot[0]), f(foot[1] + height), f(foot[2])
         dark = f(0)
-        for p in range(shell, len(parts)):
+        for p in range(len(parts)):
             dark = max(dark, opacity(shade_of(parts[p], lamp), soft, point))
         total += dark
     return f(1) - total / f(len(HEIGHTS))

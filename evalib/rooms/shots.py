@@ -94,7 +94,7 @@ def _draw(drop, them, shots, grain, tables, rows, image, mask, depth):
         shadows(them.parts, first, end, drop.lamp, drop.points, drop.balls, dark)
         contact(them.at, them.reach, one, last, drop.points, drop.balls, dim)
         for k in range(one, last):
-            reached[k] = lit(drop.parts, drop.shell, drop.lamp, them.at[k])
+            reached[k] = lit(drop.blockers, drop.lamp, them.at[k])
         shot = shots[i]
         change = shot.change
         left = drop.frame.margin + shot.shift[0]
