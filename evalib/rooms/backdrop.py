@@ -19,7 +19,7 @@ from evalib.rooms.surfaces import TABLES, clouds, surface
 
 PROBE = 32  # rays along the side of the coarse picture that judges exposure and placements
 DEPTH_M = 10.0  # byte 255
-KEPT_BYTES = 150 << 20  # of light: 300 places at 64 px, 80 at 128 px, 25 at 224 px
+KEPT_BYTES = 64 << 20  # of light: 128 places at 64 px, 34 at 128 px, 11 at 224 px
 
 
 class Backdrop(NamedTuple):
