@@ -49,7 +49,7 @@ def test_train_again_with_the_same_folders_finds_nothing_left_to_do(trained, cap
 def test_train_again_with_other_settings_is_refused_by_name(trained, capsys, monkeypatch):
     monkeypatch.setitem(cli.recipes.RECIPES, "small", {"n_valid": 4})
     assert cli.main([*command("train", trained).split(), "--seed", "7"]) == 2
-    assert "another seed" in capsys.readouterr().err
+    assert "a run with seed 0 instead of 7" in capsys.readouterr().err
 
 
 def test_evaluate_prints_both_predictors_and_the_baseline_for_every_subset(trained, capsys):
