@@ -141,7 +141,7 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
         for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
-        rows += batch["row"].cpu().numpy().tobytes()
+        rows += batch["row"].long().cpu().numpy().tobytes()
         line = torch.stack(list(columns.values()), dim=1).cpu().numpy()  # (B, columns)
         lines += line.tobytes()
     if not lines:

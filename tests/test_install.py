@@ -71,7 +71,8 @@ def evalib(installed, tmp_path):
 
 def test_the_wheel_holds_weights_and_manifest_and_is_small(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"evalib/weights/small.safetensors", "evalib/data_manifest.csv"} < set(names)
+    needed = ("weights/small.safetensors", "data_manifest.csv", "take_photos.js")
+    assert {f"evalib/{name}" for name in needed} < set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"evalib"}
     assert wheel.stat().st_size <= 2 * 2**20
 

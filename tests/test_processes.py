@@ -131,7 +131,8 @@ def child(folder):
 
 
 def killed_child(folder):
-    """The command line, of whose processes the second is killed in a step after a checkpoint."""
+    """The command line, of whose processes the second is killed before a step, while the first one
+    waits for its share."""
     step = training.Learner.train_step
 
     def dies(self, *args):

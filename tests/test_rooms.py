@@ -282,14 +282,15 @@ def test_backgrounds_reach_no_further_than_the_byte(shots):
     assert (shots["bg_depth"][0] > 0).all()
 
 
-def test_backdrops_of_64_backgrounds_are_computed_once(monkeypatch):
+@pytest.mark.parametrize(("size", "n"), [(64, 64), (224, 16)])  # 16: a block of a stream
+def test_backdrops_are_computed_once_for_empty_places_and_samples(monkeypatch, size, n):
     made = []
     of = Backdrop.of
     monkeypatch.setattr(Backdrop, "of", lambda *how: made.append(how[1]) or of(*how))
-    bgs = np.arange(500, 564)
-    rooms.render_backgrounds(bgs, 64)
-    rooms.render(bgs * 4000, 64)
-    assert made.count(128) == 64
+    bgs = np.arange(500, 500 + n)
+    rooms.render_backgrounds(bgs, size)
+    rooms.render(bgs * 4000, size)
+    assert made.count(2 * size) == n
 
 
 @pytest.mark.parametrize("call", [rooms.render, rooms.render_backgrounds])

@@ -78,7 +78,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a resume may change it
         stack.enter_context(session.repeating_exactly(learner.device))
-        ranks.first(lambda: stack.enter_context(lease) is lease)
+        ranks.first(lambda: stack.enter_context(lease) is lease)  # a lease cannot be sent to all
         uploads = drive.Uploads(drive_dir) if drive_dir and ranks.main else None
         if uploads:
             stack.enter_context(uploads)
@@ -94,7 +94,7 @@ def train(
         batches = stack.enter_context(contextlib.closing(learner.to_come()))
         stop = stack.enter_context(session.stop_signals(launched=ranks.world > 1))
         picture = None
-        saved = budget.now
+        saved = budget.tick()
         while not learner.finished():
             learner.train_step(batches)
             if learner.due(config.log_every):

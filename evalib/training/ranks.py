@@ -11,6 +11,7 @@ sorts its buckets anew after the first step). The price: nothing is sent during 
 """
 
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -90,8 +91,9 @@ class Ranks:
         if self.main:
             try:
                 box[0] = action()
+                pickle.dumps(box)  # what cannot be sent is an error, too
             except Exception as error:
-                box[1] = error
+                box = [None, error]
         dist.broadcast_object_list(box, src=0, group=self._group)
         if box[1]:
             raise box[1]

@@ -91,15 +91,20 @@ class Budget:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.began = time.monotonic()
-        self.now = self.began  # when the last step was done
+        self.now = self.began  # when the last step was done, or the first one begins
         self.first = 0.0  # when the first was, which waits: for a stream, for the GPU
         self.n_steps = -1  # since then
         self.longest_s = 0.0  # of a step with all that may follow it: evaluation, saving
 
+    def tick(self) -> float:
+        """The time, which is now."""
+        self.now = time.monotonic()
+        return self.now
+
     def step(self) -> None:
         """A step is done."""
         before = self.now
-        self.now = time.monotonic()
+        self.tick()
         self.n_steps += 1
         if self.n_steps:
             self.longest_s = max(self.longest_s, self.now - before)

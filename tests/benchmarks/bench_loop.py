@@ -186,7 +186,10 @@ def _print_held(config: Config, data: Data, valid: dataset.Pack, folder: Path) -
 
     def watched(learner: Learner, scores: dict) -> dict:
         held.append(own_mib())
-        rendering.append(sum(map(own_mib, psutil.Process().children())))
+        rendering.append(0.0)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rendering[-1] += own_mib(child)
         return log(learner, scores)
 
     with patch.object(Learner, "log", watched):
