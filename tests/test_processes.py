@@ -120,7 +120,7 @@ def child(folder):
     except ValueError as error:
         found["said"] = str(error)
     found["stopped"] = stopped(folder, by_size, options)
-    found["saved"] = newest_step(folder / "stopped")
+    found["saved"] = bench_resume.named_step(folder / "stopped")
     for name in ("straight", "killed", "stopped"):
         assert training.train(LONG, by_size, folder / name, **options).done
     found["refused"] = refused(folder, by_size, options)
@@ -136,7 +136,7 @@ def killed_child(folder):
     step = training.Learner.train_step
 
     def dies(self, *args):
-        if self.ranks.rank == 1 and newest_step(folder / "killed") >= 10:
+        if self.ranks.rank == 1 and bench_resume.named_step(folder / "killed") >= 10:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, *args)
 
@@ -182,10 +182,6 @@ def launched(command, log):
         process.wait(60)
 
 
-def newest_step(run):
-    return max((int(path.name[5:15]) for path in run.glob("step-*.pt")), default=-1)
-
-
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A folder with a run of which one of two processes was killed, twice: `killed`, `alone`."""
@@ -196,7 +192,7 @@ def killed(tmp_path_factory):
     with launched(accelerate(__file__, folder, "killed"), folder / "killed.txt") as launcher:
         pass
     said = (folder / "killed.txt").read_text()
-    assert launcher.returncode != 0 and 10 <= newest_step(run) < N, said
+    assert launcher.returncode != 0 and 10 <= bench_resume.named_step(run) < N, said
     shutil.copytree(run, folder / "alone")
     return folder
 
@@ -273,7 +269,7 @@ def test_a_run_goes_on_in_two_processes_bit_for_bit(together, name):
 
 def test_a_run_of_two_processes_goes_on_in_one(killed):
     by_size, valid = packs(killed)
-    before = newest_step(killed / "alone")
+    before = bench_resume.named_step(killed / "alone")
     with pytest.warns(UserWarning, match="began in 2 processes and goes on in 1"):
         options = dict(device="cpu", valid=valid, progress=False)
         run = training.train(LONG, by_size, killed / "alone", **options)

@@ -297,7 +297,7 @@ def kills(folder: Path) -> Rows:
         with started(folder, "killed") as process, contextlib.ExitStack() as stack:
             stack.callback(process.kill)
             end = time.monotonic() + PATIENCE_S
-            while process.poll() is None and newest(folder / "killed") <= before:
+            while process.poll() is None and bench_resume.named_step(folder / "killed") <= before:
                 if time.monotonic() > end:
                     raise RuntimeError(f"no checkpoint after step {before} in {PATIENCE_S} s")
                 time.sleep(0.002)
@@ -311,11 +311,6 @@ def kills(folder: Path) -> Rows:
     if not all(same.values()) or len(hits) < KILLS:
         raise RuntimeError(f"killed after saving {hits} of {KILLED_STEPS} steps; equal: {same}")
     return [{"killed after saving step": str(hits), "of": KILLED_STEPS, "equal": "all"}]
-
-
-def newest(run: Path) -> int:
-    """The step of the newest file, whole or not: quick to tell."""
-    return max((int(path.name[5:15]) for path in run.glob("step-*.pt")), default=-1)
 
 
 def started(folder: Path, run: str) -> subprocess.Popen:

@@ -192,6 +192,11 @@ def newest_step(folder: Path) -> int:
     return next((int(path.name[5:15]) for path in names if readable(path)), -1)
 
 
+def named_step(folder: Path) -> int:
+    """Of the newest checkpoint in `folder`, whole or not: quick to tell; -1 if there is none."""
+    return max((int(path.name[5:15]) for path in folder.glob("step-*.pt")), default=-1)
+
+
 def final(run: Path) -> dict:
     """What must not depend on kills: the last state, metrics.csv but for times, TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
