@@ -167,7 +167,7 @@ def test_missing_file_and_folder_are_named(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"import os\n", b"PK\3\4" + bytes(50), b"GIF89a"])
 def test_not_a_picture_is_refused(data):
-    with pytest.raises(ValueError, match="cannot read the upload of .*needed .*JPEG.*export"):
+    with pytest.raises(ValueError, match="cannot read the picture of .*needed .*JPEG.*export"):
         load_photo(data)
 
 
@@ -196,7 +196,7 @@ def test_random_damage_raises_nothing_but_value_error(kind):
                 warnings.simplefilter("ignore")  # Pillow tells of odd metadata it skipped
                 photo = load_photo(broken.tobytes())
         except ValueError as error:
-            assert "cannot read the upload" in str(error)
+            assert "cannot read the picture of" in str(error)
         else:
             assert photo.dtype == np.uint8
             assert photo.shape[2:] == (3,)

@@ -61,7 +61,7 @@ def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(model, monke
     assert len(shown) == 1
     new.fake = b"not a picture"
     new.notify_change({"name": "value", "type": "change", "owner": new, "new": 0, "old": 1})
-    assert "cannot read the upload" in capsys.readouterr().out and len(shown) == 1
+    assert "cannot read the picture of" in capsys.readouterr().out and len(shown) == 1
 
 
 def test_the_camera_gives_the_empty_scene_first(output):
@@ -90,7 +90,7 @@ NOT_PHOTOS = {
     "not base64": ({"photos": ["data:image/jpeg;base64,<script>"] * 2}, "needed a JPEG"),
     "not even text": ({"photos": [1, 2]}, "needed a JPEG"),
     "broken base64": ({"photos": ["data:image/jpeg;base64,AAAAA"] * 2}, "padding|base64"),
-    "no picture": ({"photos": ["data:image/jpeg;base64,AAAA"] * 2}, "cannot read the upload"),
+    "no picture": ({"photos": ["data:image/jpeg;base64,AAAA"] * 2}, "cannot read the picture of"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from evalib import pictures
 from evalib.camera import photos
 
 FPS = 25.0  # where a source does not tell its own
@@ -60,7 +61,7 @@ def _folder(folder: Path, every: int) -> Frames:
         used.add(name)
         yield name, photo
     if not used:
-        needed = f"needed photos ({', '.join(photos.FORMATS)})"
+        needed = f"needed photos ({', '.join(pictures.FORMATS)})"
         raise ValueError(f"no readable picture in {folder}, {needed}")
 
 

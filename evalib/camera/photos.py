@@ -1,36 +1,23 @@
-"""People's own photographs: read them, and write what the network saw.
+"""People's own photographs: read them, and write what the network saw."""
 
-A photo is input, never code: only plain picture formats are decoded (Pillow would hand PostScript
-to Ghostscript), sizes are bounded before pixels are unpacked, and whatever a broken file makes a
-decoder raise becomes a `ValueError` that names the file.
-"""
-
-import io
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageOps
+from PIL import Image
 
+from evalib import pictures
 from evalib.camera.camera import METRES
-
-Source = str | Path | bytes | memoryview
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+from evalib.pictures import Source
 
 
 def load_photo(source: Source) -> np.ndarray:
-    """A photo as a person sees it, (H, W, 3) uint8: turned upright, RGB.
+    """A photo as a person sees it, (H, W, 3) uint8, as `pictures.rgb` has it. `source` is a path,
+    or the bytes of a file (an upload).
 
-    EXIF rotation is applied; grey, palette and CMYK become RGB; transparent parts lie on white; of
-    16 bits the high 8 are kept, never stretched, so that two shots stay comparable; of an animation
-    the first frame is taken. `source` is a path, or the bytes of a file (an upload).
-
-    Raises: FileNotFoundError; ValueError: not one of `FORMATS`, damaged, too large, no known range.
+    Raises: FileNotFoundError; ValueError: no picture, damaged, too large, no known range.
     """
-    needed = f"a whole {', '.join(FORMATS)} (not HEIC) of at most 89 million pixels"
-    return _read(source, FORMATS, _rgb, f"{needed}; export it again as JPEG or 8-bit PNG")
+    return pictures.read(source, pictures.rgb)
 
 
 def load_depth(source: Source) -> np.ndarray:
@@ -40,37 +27,7 @@ def load_depth(source: Source) -> np.ndarray:
     Raises: FileNotFoundError; ValueError: no such picture.
     """
     needed = "a PNG or TIFF of one channel of 16 bits, in millimetres"
-    return _read(source, ("PNG", "TIFF"), _metres, needed)
-
-
-def _read(source: Source, formats: tuple[str, ...], convert: Callable, needed: str) -> np.ndarray:
-    is_upload = isinstance(source, (bytes, memoryview))
-    name = f"the upload of {len(source)} bytes" if is_upload else str(source)
-    if not is_upload and not Path(source).is_file():
-        raise FileNotFoundError(f"no picture at {name}: give the path of an existing image file")
-    try:
-        with warnings.catch_warnings():
-            # up to twice its limit of 89 million pixels Pillow only warns
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if is_upload else source, formats=formats) as image:
-                image.load()  # TIFF is turned upright here already
-                return convert(image)
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise ValueError(f"cannot read {name} ({error}): needed {needed}") from error
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 where it should scale; RGB of 16 bits it reads right
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("its values are not whole numbers of 16 bits")
-        return np.stack([(values >> 8).astype(np.uint8)] * 3, axis=-1)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return pictures.read(source, _metres, ("PNG", "TIFF"), needed)
 
 
 def _metres(image: Image.Image) -> np.ndarray:
