@@ -9,24 +9,28 @@ from pathlib import Path
 
 from torch import nn
 
-from evalib import camera as cameras
 from evalib import (
+    augment,
     config,
     dataset,
     manifest,
     metrics,
     recipes,
     runs,
-    stream,
+    sources,
     timing,
     training,
     weights,
 )
+from evalib import camera as cameras
+from evalib.sources import compose as composing
 from evalib.training import ranks
 from evalib.unet import predictor
 
 OUTPUT = Path("output")
 STORED = 20_000  # samples of a tier: larger ones are not stored, but rendered while training
+N_VALID = 4000  # samples of photographs to be scored on while training
+LARGE = 200  # pixels: archives of larger pictures are augmented one by one
 RANK = int(os.environ.get("RANK", 0))  # among the processes of a launcher; 0 prints for all
 
 
@@ -64,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--recipe", default="small", help=f"one of {', '.join(recipes.RECIPES)}")
     what.add_argument("--config", type=Path, help="config.json of a run, for all that follows")
+    p.add_argument("--init", default="", help="begin with weights: shipped, a run, or a file")
     folder = "folder of the run, local (default: output/runs/TIER)"
     p.add_argument("--run-dir", "--run", type=Path, help=folder)  # torchrun has a --run of its own
     p.add_argument("--drive", type=Path, help="folder to copy checkpoints to and resume from")
@@ -71,15 +76,11 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
     length.add_argument("--epochs", type=float, help="passes over the training samples")
     p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument(
-        "--sizes",
-        type=int,
-        nargs="+",
-        default=[64, 128],
-        metavar="PIXELS",
-        help="sizes that take turns (default: 64 128)",
-    )
+    sizes = "sizes that take turns (default: 64 128)"
+    p.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PIXELS", help=sizes)
     p.add_argument("--seed", type=int, default=0)
+    way = f"of augmenting (default: batch; albumentations for archives from {LARGE} px on)"
+    p.add_argument("--way", choices=augment.WAYS, help=way)
     p.add_argument(
         "--workers",
         type=int,
@@ -87,19 +88,15 @@ def parser() -> argparse.ArgumentParser:
         help="threads that prepare batches ahead; of a large tier without --limit, which is "
         "rendered while it trains, processes that render (at least 1)",
     )
-    p.add_argument(
-        "--reuse",
-        type=int,
-        default=8,
-        help="how often a sample is seen that is rendered while training (default 8; notebook 04 "
-        "measures what this machine needs)",
-    )
+    reuse = "how often a sample is seen that is rendered while training (default 8)"
+    p.add_argument("--reuse", type=int, default=8, help=reuse)
     p.add_argument("--checkpoint-every", default="10min", metavar="TIME")
     p.add_argument("--time-budget", metavar="TIME", help="save and stop after this; or: colab")
     p.add_argument("--take-over", action="store_true", help="although another session trains it")
     _add_data(p)
 
     p = add(evaluate, "score a trained network per subset, beside the baseline")
+    p.add_argument("tier", nargs="?", default="evaluation", help="(default: evaluation)")
     p.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     p.add_argument("--out", type=Path, help="write the table here, too, as CSV")
     _add_network(p, "the last one that was trained")
@@ -127,6 +124,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_network(p, "the one that comes with evalib")
 
+    p = add(compose, "paste cut-outs into empty scenes, and write them as a data set")
+    p.add_argument("bg", type=Path, help="folder with pictures of empty scenes")
+    p.add_argument("fg", type=Path, help="folder with cut-outs: PNG or WebP with transparency")
+    p.add_argument("out", type=Path, help="folder for a zip a background")
+    p.add_argument("--limit", type=int, help="so many samples of all, drawn by chance")
+    p.add_argument("--size", type=int, default=224, help="pixels (default 224)")
+
     p = add(export, "write a network as an ONNX graph")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
     p.add_argument("--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"))
@@ -152,16 +156,30 @@ def build(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    what = _config(args)
+    source = sources.open_source(manifest.find(args.tier), args.packs)
+    tier = source.tier
+    streamed = args.limit is None and tier.is_rendered and tier.n_samples > STORED
+    if args.config and (args.init or args.way):
+        raise ValueError("--init and --way are in the file that --config names: change them there")
+    what = config.read(args.config) if args.config else _config(args, source, streamed)
     for time in filter(None, (args.checkpoint_every, args.time_budget)):
         timing.seconds(time)  # refused here, not after the data was rendered
-    # subsets take turns in it: as many of each as are looked at while training
-    n_valid = what.n_valid * len(manifest.find("evaluation").subsets)
+
+    def build(tier: str, size: int, limit: int | None) -> dataset.Pack:
+        return dataset.build(tier, size, limit=limit, root=args.packs)
+
+    data = args.tier if streamed else {s: build(args.tier, s, args.limit) for s in what.all_sizes}
+    largest = what.all_sizes[-1]
+    if tier.source == "rooms":  # a tier is there for it, in which the subsets take turns
+        n = what.n_valid * len(manifest.find("evaluation").subsets)
+        valid = build("evaluation", largest, n)
+    else:  # what is held out of itself
+        valid = build(args.tier, largest, N_VALID) if streamed else data[largest]
     run = training.train(
         what,
-        _data(args, what),
+        data,
         args.run_dir or OUTPUT / "runs" / args.tier,
-        valid=dataset.build("evaluation", what.all_sizes[-1], limit=n_valid, root=args.packs),
+        valid=valid,
         drive_dir=args.drive,
         workers=args.workers,
         checkpoint_every=args.checkpoint_every,
@@ -173,36 +191,26 @@ def train(args: argparse.Namespace) -> None:
         print(f"{'finished' if run.done else 'stopped'} at step {run.step}: {run.folder}")
 
 
-def _data(args: argparse.Namespace, what: config.Config) -> dict[int, dataset.Pack] | str:
-    """The tier's packs, or its name: it is rendered while it trains."""
-    if _streamed(args):
-        return args.tier
-    return {
-        size: dataset.build(args.tier, size, limit=args.limit, root=args.packs)
-        for size in what.all_sizes
-    }
-
-
-def _streamed(args: argparse.Namespace) -> bool:
-    tier = manifest.find(args.tier)
-    return args.limit is None and tier.source in stream.RENDERERS and tier.n_samples > STORED
-
-
-def _config(args: argparse.Namespace) -> config.Config:
-    if args.config:
-        return config.read(args.config)
+def _config(args: argparse.Namespace, source: sources.Source, streamed: bool) -> config.Config:
     steps = args.steps
     if args.epochs is not None:
-        if _streamed(args):
+        if streamed:
             raise ValueError(f"{args.tier} is rendered without end: give --steps, or a --limit")
-        subsets = manifest.subset_of(manifest.index_of(manifest.sample_ids(args.tier, args.limit)))
+        subsets = manifest.subset_of(source.index(args.limit))
         n_train = (subsets == manifest.SUBSETS.index("train")).sum()
         steps = round(args.epochs * max(1, n_train // args.batch_size))
+    settings = recipes.recipe(args.recipe)
+    if args.init:  # a quarter of the rate: what is known already should be changed, not lost
+        settings |= {"init": args.init, "lr": settings.get("lr", config.Config.lr) / 4}
+    if "depth" not in source.kinds:
+        settings["depth_loss"] = ""
+    large = isinstance(source, sources.Archive) and max(args.sizes) >= LARGE
     return config.Config(
-        **recipes.recipe(args.recipe),
+        **settings,
         sizes=((tuple(args.sizes), steps),),
         batch_size=args.batch_size,
         reuse=args.reuse,
+        way=args.way or ("albumentations" if large else "batch"),
         seed=args.seed,
     )
 
@@ -225,8 +233,10 @@ def _model(args: argparse.Namespace, default: Path | None = None) -> nn.Module:
 
 def evaluate(args: argparse.Namespace) -> None:
     model = _model(args)
-    pack = dataset.build("evaluation", args.size, limit=args.limit, root=args.packs)
-    predictors = {"network": predictor(model), "network + bg_depth": cameras.predictor(model)}
+    pack = dataset.build(args.tier, args.size, limit=args.limit, root=args.packs)
+    predictors = {"network": predictor(model)}
+    if "bg_depth" in pack.kinds:
+        predictors["network + bg_depth"] = cameras.predictor(model)
     table = metrics.by_subset(predictors, pack, device=next(model.parameters()).device)
     print(metrics.format_table(table))
     if args.out:
@@ -252,6 +262,12 @@ def predict(args: argparse.Namespace) -> None:
             show(img, mask_pred)
             paths = cameras.write_prediction(args.out, mask_pred, depth_pred, img=img, name=name)
             print(*paths, sep="\n")
+
+
+def compose(args: argparse.Namespace) -> None:
+    photos = sources.Photos(args.bg, args.fg)
+    paths = composing.compose(photos, args.out, limit=args.limit, size=args.size)
+    print(f"{len(paths)} zips in {args.out}; train on it: a row of source folder in a manifest")
 
 
 def export(args: argparse.Namespace) -> None:

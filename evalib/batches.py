@@ -45,6 +45,7 @@ class Epochs:
         if not len(self.rows):
             raise ValueError("no rows to draw from; a small tier has none in some subsets")
         first = next(iter(packs.values()))
+        self.kinds = first.kinds
         for pack in packs.values():
             if not np.array_equal(pack.index, first.index):
                 raise ValueError(

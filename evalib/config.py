@@ -32,6 +32,7 @@ class Config:
     """What a run computes. It is stored in every checkpoint; a changed one is refused on resume."""
 
     network: str = "small"
+    init: str = ""  # weights to begin with: "shipped", a run's folder or a weights file; "": none
     mask_loss: str = "bce+dice"  # "" leaves the task out
     depth_loss: str = "l1+0.5*gradient"
     optimizer: str = "adamw"

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from copy import copy
 from pathlib import Path
@@ -25,19 +25,18 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from evalib import checkpoint, manifest, rng, rooms, timing
-from evalib.manifest import SUBSETS, index_of, sample_ids, subset_of
+from evalib import checkpoint, manifest, rng, sources, timing
+from evalib.manifest import SUBSETS, Tier, subset_of
 from evalib.worker import KINDS
 
 VERSION = 2  # of the layout and of what rooms renders: raise it when either changes
-BG_KINDS, SAMPLE_KINDS = KINDS[:2], KINDS[2:]
 CHUNK = 1024  # images that are copied to a device at a time
 REMEDY = "delete the folder of this pack and build it again"
 CHUNK_PIXELS = 1 << 20  # rendered at a time
 
 
 def build(
-    tier: str,
+    tier: str | Tier,
     size: int,
     *,
     limit: int | None = None,
@@ -52,15 +51,14 @@ def build(
         ValueError: unknown tier or source; what lies in the folder is broken or of another version.
         OSError: the disk has no room for it, said before anything is rendered.
     """
-    row = manifest.find(tier)
-    if row.source != "rooms":
-        raise ValueError(f"{tier} has the source {row.source!r}; packs can be built from: rooms")
     if size < 16:
         raise ValueError(f"size={size} pixels; needed: 16 or more")
-    index = index_of(np.sort(sample_ids(tier, limit)))
-    path = Path(root) / f"{tier}-{len(index)}-{size}px"
-    header = {"version": VERSION, "tier": tier, "size": size, "seed": row.seed}
-    header["shapes"] = _shapes(index, size)
+    tier = manifest.find(tier) if isinstance(tier, str) else tier
+    source = sources.open_source(tier, root)
+    index = source.index(limit)
+    path = Path(root) / f"{tier.name}-{len(index)}-{size}px"
+    header = {"version": VERSION, "tier": tier.name, "size": size, "seed": source.tier.seed}
+    header |= {"shapes": _shapes(source.kinds, index, size), "identity": source.identity}
     header["fingerprint"] = _fingerprint(header, index)
     if _done(path, header) < len(index):
         path.mkdir(parents=True, exist_ok=True)
@@ -68,13 +66,14 @@ def build(
             header["done"] = _done(path, header)  # again: whoever was waited for went on
             if header["done"] < len(index):
                 _check_room(path, header)
-                _go_on(path, header, index, progress)
+                _go_on(path, header, index, source, progress)
     return Pack(path)
 
 
 class Pack:
     """A finished pack: `.fg_bg (N,S,S,3) .mask .depth (N,S,S)`, a row a sample, `.bg (n_bg,S,S,3)
-    .bg_depth (n_bg,S,S)`, memory-mapped uint8; `.index .path .tier .size .fingerprint`.
+    .bg_depth (n_bg,S,S)`, memory-mapped uint8, those of them that are `.kinds`; `.index .path .tier
+    .size .fingerprint`.
 
     Opening checks version, counts, sizes and index, but not every pixel.
     Raises: FileNotFoundError, ValueError: with what to do about it.
@@ -86,11 +85,14 @@ class Pack:
         self.tier = header["tier"]
         self.size = header["size"]
         self.fingerprint = header["fingerprint"]
+        self.skipped = header.get("skipped", [])  # ids whose pictures could not be read
+        self.problems = header.get("problems", {})  # members of an archive: what is wrong
         if header["done"] < len(self.index):
             raise ValueError(
                 f"pack {path} is unfinished ({header['done']} of {len(self.index)} samples); go "
                 f"on with: evalib build {self.tier} --size {self.size} --limit {len(self.index)}"
             )
+        self.kinds = [kind for kind in KINDS if kind in header["shapes"]]
         for kind, shape in header["shapes"].items():
             _check_bytes(self.path, kind, math.prod(shape))
             array = np.memmap(self.path / f"{kind}.u8", np.uint8, "r", shape=tuple(shape))
@@ -103,13 +105,14 @@ class Pack:
     def split(self) -> dict[str, np.ndarray]:
         """Rows of each subset: disjoint, from ids only; shuffled once, so that rows[:k] is fair."""
         order = np.argsort(rng.sample_keys(0, 0, self.index["id"]), kind="stable")
+        order = order[~np.isin(self.index["id"][order], self.skipped)]
         subsets = subset_of(self.index)[order]
         return {name: order[subsets == number] for number, name in enumerate(SUBSETS)}
 
     def gather(self, rows: np.ndarray) -> dict[str, Tensor]:
         """uint8 bg, fg_bg (B,S,S,3), mask in {0, 255}, depth, bg_depth (B,S,S); row (B,) int64."""
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        where = dict.fromkeys(SAMPLE_KINDS, rows) | dict.fromkeys(BG_KINDS, self._bg_row[rows])
+        where = {kind: self._bg_row[rows] if kind.startswith("bg") else rows for kind in self.kinds}
         raw = {kind: _at(getattr(self, kind), i) for kind, i in where.items()}
         return raw | {"row": torch.from_numpy(rows)}
 
@@ -117,7 +120,7 @@ class Pack:
         """The same pack with its bytes on a device, as much as `nbytes`: batches are gathered there
         and never cross the bus. Source of the idea: airbench (Jordan 2024)."""
         other = copy(self)
-        for kind in KINDS:
+        for kind in self.kinds:
             array = getattr(self, kind)
             there = torch.empty(array.shape, dtype=torch.uint8, device=device)
             for start in range(0, len(array), CHUNK):
@@ -127,7 +130,7 @@ class Pack:
 
     @property
     def nbytes(self) -> int:
-        return sum(getattr(self, kind).nbytes for kind in KINDS)
+        return sum(getattr(self, kind).nbytes for kind in self.kinds)
 
     def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The same as float 0..1 on `device`: images (B, 3, S, S), maps (B, 1, S, S)."""
@@ -158,22 +161,25 @@ def floats(raw: dict[str, Tensor], device: torch.device | str = "cpu") -> dict[s
         x = x.to(device, non_blocking=True)
         if x.dtype == torch.uint8:
             x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
-            x = x.float() / 255
+            x = x.float().div_(255)  # in place: fresh memory costs more than the division
         batch[name] = x
     return batch
 
 
-def _shapes(index: np.ndarray, size: int) -> dict[str, tuple[int, ...]]:
+def _shapes(kinds: Iterable[str], index: np.ndarray, size: int) -> dict[str, tuple[int, ...]]:
     """Of each file, for these samples."""
     maps = (len(index), size, size)
     bg_maps = (len(np.unique(index["bg"])), size, size)
-    samples = {"fg_bg": (*maps, 3), "mask": maps, "depth": maps}
-    return samples | {"bg": (*bg_maps, 3), "bg_depth": bg_maps}
+    shapes = {"fg_bg": (*maps, 3), "mask": maps, "depth": maps}
+    shapes |= {"bg": (*bg_maps, 3), "bg_depth": bg_maps}
+    return {kind: shape for kind, shape in shapes.items() if kind in kinds}
 
 
 def _fingerprint(header: dict, index: np.ndarray) -> str:
-    fields = json.dumps([header[key] for key in ("version", "tier", "size", "seed", "shapes")])
-    return hashlib.sha256(fields.encode() + index.tobytes()).hexdigest()
+    fields = [header[name] for name in ("version", "tier", "size", "seed", "shapes")]
+    if header.get("identity"):  # of pictures that somebody may change
+        fields.append(header["identity"])
+    return hashlib.sha256(json.dumps(fields).encode() + index.tobytes()).hexdigest()
 
 
 def _done(path: Path, header: dict) -> int:
@@ -196,31 +202,34 @@ def _locked(path: Path) -> AbstractContextManager:
         return lock.acquire()
 
 
-def _go_on(path: Path, header: dict, index: np.ndarray, progress: bool) -> None:
+def _go_on(path: Path, header: dict, index: np.ndarray, source, progress: bool) -> None:
     """Append what is missing, in id order: neighbours share a background, drawn when it is met.
-
-    What is done is recorded after each chunk: no more than one has to be rendered again.
-    """
+    After each chunk it is recorded as done: no more than one has to be rendered again."""
     if not (path / "pack.json").exists():
         np.save(path / "index.npy", index)
     size, done = header["size"], header["done"]
+    header = {"skipped": [], "problems": {}} | (_read(path)[0] if done else header)
+    if progress and source.tier.source != "rooms":
+        print(source.report(), flush=True)
     chunk = max(1, CHUNK_PIXELS // size**2)
     bar = tqdm(desc=path.name, total=len(index), initial=done, mininterval=1, disable=not progress)
-    shapes = _shapes(index[:done], size)
+    shapes = _shapes(source.kinds, index[:done], size)
     with bar, ExitStack() as stack:
         files = {k: stack.enter_context(_append(path, k, shape)) for k, shape in shapes.items()}
         for start in range(done, len(index), chunk):
             part = index[start : start + chunk]
             met = np.setdiff1d(part["bg"], index["bg"][:start])
-            images = rooms.render_backgrounds(met, size, seed=header["seed"])
-            images |= rooms.render(part["id"], size, seed=header["seed"])
+            images = source.render_backgrounds(met, size) | source.render(part["id"], size)
             for kind, file in files.items():
                 file.write(images[kind].tobytes())
                 file.flush()
                 os.fsync(file.fileno())  # before it is counted
             header["done"] += len(part)
+            header["skipped"] = sorted({*header["skipped"], *source.skipped})
+            header["problems"] |= source.problems
             checkpoint.write_whole(path / "pack.json", json.dumps(header, indent=1).encode())
             bar.update(len(part))
+    sources.warn(path.name, header["problems"])
 
 
 def _append(path: Path, kind: str, done: tuple[int, ...]) -> BinaryIO:
@@ -268,6 +277,7 @@ def _check_bytes(path: Path, kind: str, needed: int, *, or_more: bool = False) -
 
 def speed(tier: str, size: int) -> float:
     """Samples of a tier that this machine renders in a second, measured for two."""
-    ids = np.sort(sample_ids(tier, 2000))  # in a pack, too, neighbours share a background
+    source = sources.open_source(manifest.find(tier), "packs")
+    ids = source.index(2000)["id"]  # in a pack, too, neighbours share a background
     parts = itertools.cycle(np.array_split(ids, 100))
-    return len(ids) / 100 * timing.rate(lambda: rooms.render(next(parts), size))
+    return len(ids) / 100 * timing.rate(lambda: source.render(next(parts), size))

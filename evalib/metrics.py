@@ -119,13 +119,16 @@ def subtraction(batch: Batch, threshold: float = 30 / 255) -> Tensor:
 
 
 def baseline(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What a network has to beat: `subtraction`, and the depth of the scene while it was empty."""
-    return subtraction(batch), batch["bg_depth"]
+    """What a network has to beat: `subtraction`, and the depth of the scene while it was empty,
+    or, where nobody knows that, far off."""
+    mask_pred = subtraction(batch)
+    return mask_pred, batch.get("bg_depth", torch.ones_like(mask_pred))
 
 
 @torch.no_grad()
 def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
-    """Columns (N,) over all images: row, mask metrics, depth_* of all pixels, fg_depth_* of mask.
+    """Columns (N,) over all images: row, mask metrics, and, if batches have depth, depth_* of all
+    pixels, fg_depth_* of mask.
 
     Input:
         predictor: batch -> (mask_pred, depth_pred).
@@ -138,7 +141,8 @@ def evaluate(predictor: Predictor, batches: Iterable[Batch]) -> dict[str, np.nda
     for batch in batches:
         mask_pred, depth_pred = predictor(batch)
         columns = mask_metrics(mask_pred, batch["mask"])
-        for start, where in (("depth_", None), ("fg_depth_", batch["mask"] > 0.5)):
+        parts = {"depth_": None, "fg_depth_": batch["mask"] > 0.5} if "depth" in batch else {}
+        for start, where in parts.items():
             scores = depth_metrics(depth_pred, batch["depth"], where=where)
             columns |= {start + name: values for name, values in scores.items()}
         rows += batch["row"].long().cpu().numpy().tobytes()

@@ -86,11 +86,13 @@ def write_json(path: Path, value: dict) -> None:
 def write_picture(
     run_dir: Path, step: int, batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor
 ) -> None:
-    """bg, fg_bg, mask, mask_pred, depth, depth_pred of the first six samples, a row each, as PNG.
+    """bg, fg_bg, mask, mask_pred, depth (if it is known), depth_pred of the first six samples, a
+    row each, as PNG.
 
     Input: images (B, 3, H, W) and maps (B, 1, H, W) in 0..1.
     """
-    maps = [m.expand(-1, 3, -1, -1) for m in (batch["mask"], mask_pred, batch["depth"], depth_pred)]
+    known = [batch["depth"]] if "depth" in batch else []
+    maps = [m.expand(-1, 3, -1, -1) for m in (batch["mask"], mask_pred, *known, depth_pred)]
     grid = torch.stack([batch["bg"], batch["fg_bg"], *maps], 1)[:6]  # (6, 6, 3, H, W)
     (run_dir / "pictures").mkdir(exist_ok=True)
     path = run_dir / "pictures" / f"step-{step:07d}.png"

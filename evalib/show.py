@@ -25,8 +25,9 @@ FOUND, INVENTED, MISSED = (0.2, 0.75, 0.3), (0.9, 0.2, 0.2), (0.25, 0.45, 1.0)
 def samples(batch: dict[str, Tensor], n: int = 6, title: str = "") -> Figure:
     """bg, fg_bg, mask, and depth in grey and in colour of the first `n` samples, one a column."""
     rows = {name: batch[name][:n] for name in ("bg", "fg_bg", "mask")}
-    depth = batch["depth"][:n]
-    return grid(rows | {"depth, grey": depth, "depth, m": depth}, title)
+    if "depth" in batch:
+        rows |= dict.fromkeys(("depth, grey", "depth, m"), batch["depth"][:n])
+    return grid(rows, title)
 
 
 def predictions(
@@ -42,10 +43,7 @@ def predictions(
         "fg_bg": batch["fg_bg"],
         "mask predicted": mask_pred,
         "mask error": mask_error(mask_pred, batch["mask"]),
-        "depth true, m": batch["depth"],
-        "depth predicted, m": depth_pred,
-        "depth error, m": depth_pred - batch["depth"],
-    }
+    } | _depth_rows(batch, depth_pred)
     return grid(rows, title, captions)
 
 
@@ -56,7 +54,7 @@ def masks(batch: dict[str, Tensor], preds: dict[str, Tensor], title: str) -> Fig
 
 def depths(batch: dict[str, Tensor], preds: dict[str, Tensor], title: str) -> Figure:
     """fg_bg, the true depth and each named prediction (B, 1, H, W) below one another, in metres."""
-    rows = {"fg_bg": batch["fg_bg"], "depth true, m": batch["depth"]}
+    rows = {"fg_bg": batch["fg_bg"]} | _depth_rows(batch)
     return grid(rows | {f"{name}, m": pred for name, pred in preds.items()}, title)
 
 
@@ -66,9 +64,8 @@ def row(batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor, title: 
         "bg": batch["bg"],
         "fg_bg": batch["fg_bg"],
         "mask error": mask_error(mask_pred, batch["mask"]),
-        "depth true, m": batch["depth"],
-        "depth predicted, m": depth_pred,
-    }
+    } | _depth_rows(batch, depth_pred)
+    columns.pop("depth error, m", None)
     return grid({name: images[:1] for name, images in columns.items()}, title, large=True)
 
 
@@ -120,6 +117,16 @@ def grid(
     return figure
 
 
+def _depth_rows(batch: dict[str, Tensor], depth_pred: Tensor | None = None) -> dict[str, Tensor]:
+    """What is known of depth: true, predicted, and the difference."""
+    rows = {"depth true, m": batch["depth"]} if "depth" in batch else {}
+    if depth_pred is not None:
+        rows["depth predicted, m"] = depth_pred
+        if "depth" in batch:
+            rows["depth error, m"] = depth_pred - batch["depth"]
+    return rows
+
+
 def mask_error(mask_pred: Tensor, mask: Tensor) -> Tensor:
     """(B, 1, H, W) twice -> (B, 3, H, W): green where found, red where invented, blue if missed."""
     pred, true = mask_pred > 0.5, mask > 0.5
@@ -141,12 +148,12 @@ def histograms(values: dict[str, np.ndarray], x_label: str, title: str, **style)
     return _done(figure)
 
 
-def heat(masks: np.ndarray, title: str) -> Figure:
-    """Where objects stand: the share of samples (B, H, W) in which a pixel is foreground."""
+def heat(mean: np.ndarray, title: str, label: str, top: float | None = None) -> Figure:
+    """The mean of maps over samples, (H, W), from 0 to `top`, or to the largest."""
     figure, axes = plt.subplots(figsize=(4.2, 3.4))
-    image = axes.imshow(100 * masks.mean(0), cmap="magma", vmin=0)
+    image = axes.imshow(mean, cmap="magma", vmin=0, vmax=top)
     axes.set(title=title, xlabel="x, pixels", ylabel="y, pixels")
-    figure.colorbar(image, label="foreground in, % of samples")
+    figure.colorbar(image, label=label)
     return _done(figure)
 
 

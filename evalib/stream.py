@@ -15,11 +15,10 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from evalib import manifest, rng
+from evalib import manifest, rng, sources
 from evalib.config import BLOCKS, LANES, Config
+from evalib.sources import Renderer
 from evalib.worker import Worker
-
-RENDERERS = {"rooms": "evalib.rooms"}  # what renders a source: `python -m` of it answers a pipe
 
 
 class Stream:
@@ -35,19 +34,21 @@ class Stream:
     def __init__(
         self, tier: str, config: Config, share: slice = slice(None), *, workers: int = 1
     ) -> None:
-        self.tier = row = manifest.find(tier)
-        if row.source not in RENDERERS:
+        row = manifest.find(tier)
+        if not row.is_rendered:
             raise ValueError(
-                f"{tier} has the source {row.source!r}; streamed can be: {', '.join(RENDERERS)}. "
-                "Build packs of it"
+                f"{tier} is read from an archive, or has its depth from a teacher: neither can be "
+                "rendered while training. Build packs of it"
             )
+        self.source = sources.open_source(row, "")
+        self.kinds = self.source.kinds
         if LANES % (share.step or 1):
             raise ValueError(
                 f"{share.step} processes came; a stream needs a divisor of {LANES}: start as many"
             )
-        self.belts = {size: Belt(row, config, size, share) for size in config.all_sizes}
+        self.belts = {size: Belt(self.source, config, size, share) for size in config.all_sizes}
         self.steps_per_epoch = None  # there is no end to it
-        self.workers = [Worker(RENDERERS[row.source], row.seed) for _ in range(workers)]
+        self.workers = [Worker(self.source.command, row.seed) for _ in range(workers)]
         self.threads = [threading.Thread(target=self._work, args=[w]) for w in self.workers]
         self.changed = threading.Condition()  # held by whoever looks at or changes what follows
         self.started = False
@@ -146,7 +147,8 @@ class Belt:
     L lanes are this rank's; a lane of a block is one background and n samples of it.
     """
 
-    def __init__(self, tier: manifest.Tier, config: Config, size: int, share: slice) -> None:
+    def __init__(self, source: Renderer, config: Config, size: int, share: slice) -> None:
+        self.tier = tier = source.tier
         self.size = size
         self.seed = config.seed
         self.share = share
@@ -168,21 +170,17 @@ class Belt:
         self.rendering_s = 0.0
         backgrounds = np.arange(*tier.backgrounds)
         self.backgrounds = backgrounds[~manifest.held_out(backgrounds)]
-        of_a_background = manifest.index_of(np.arange(manifest.N_FG * manifest.N_PLACEMENTS))
+        of_a_background = tier.index_of(np.arange(tier.per_background))
         trained = manifest.subset_of(of_a_background) == manifest.SUBSETS.index("train")
         self.samples = np.flatnonzero(trained)  # of any background, counted from its first
         self.capacity = BLOCKS + self.stride  # the window, and what comes next
         shape = (self.capacity, len(self.lanes), self.n)
         self.ids = np.zeros(shape, np.int64)
-        maps = (*shape, size, size)
-        bg_maps = (*shape[:2], size, size)
-        self.arrays = {
-            "bg": np.empty((*bg_maps, 3), np.uint8),
-            "bg_depth": np.empty(bg_maps, np.uint8),
-            "fg_bg": np.empty((*maps, 3), np.uint8),
-            "mask": np.empty(maps, np.uint8),
-            "depth": np.empty(maps, np.uint8),
-        }
+        self.arrays = {}
+        for kind in source.kinds:
+            n = shape[:2] if kind.startswith("bg") else shape
+            colours = (3,) if kind in ("bg", "fg_bg") else ()
+            self.arrays[kind] = np.empty((*n, size, size, *colours), np.uint8)
 
     def places(self, step: int) -> tuple[int, int, tuple[np.ndarray, ...]]:
         """The round a step is in, the first block of its window, and where its samples stand:
@@ -228,7 +226,7 @@ class Belt:
             which = (visit * self.n + np.arange(self.n)) % len(self.samples)
             order = self._order("samples", bg)
             which = rng.permuted(which, len(self.samples), self.seed, order)
-            ids[lane] = bg * manifest.N_FG * manifest.N_PLACEMENTS + self.samples[which]
+            ids[lane] = bg * self.tier.per_background + self.samples[which]
         return ids
 
     def render(self, block: int, worker: Worker) -> bool:
@@ -236,7 +234,7 @@ class Belt:
         ids = self.ids_of(block)
         at = block % self.capacity
         self.ids[at] = ids
-        bg = ids[:, 0] // (manifest.N_FG * manifest.N_PLACEMENTS)
+        bg = ids[:, 0] // self.tier.per_background
         into = {name: x[at] for name, x in self.arrays.items()}
         return worker.render(bg, ids.ravel(), self.size, into)
 

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ KINDS = ("bg", "bg_depth", "fg_bg", "mask", "depth")  # a row a background, then
 STARTS = 3  # of a worker; one that ends too early was killed, by a system short of memory perhaps
 
 
-def serve(renderer: ModuleType) -> None:
+def serve(renderer: Any) -> None:
     """Answer lines {"bg": [...], "ids": [...], "size": S, "seed": s} on stdin by the uint8 arrays
     of KINDS on stdout, one after the other, until there are no more lines."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stop button is for whoever asks
@@ -32,15 +33,16 @@ def serve(renderer: ModuleType) -> None:
             ids = asked.pop("ids")
             images = renderer.render_backgrounds(bg, **asked) | renderer.render(ids, **asked)
             for kind in KINDS:
-                replies.write(np.ascontiguousarray(images[kind]))
+                if kind in images:
+                    replies.write(np.ascontiguousarray(images[kind]))
             replies.flush()
 
 
 class Worker:
     """A process that renders, started when it is first asked, and again if it was killed."""
 
-    def __init__(self, module: str, seed: int) -> None:
-        self.module = module
+    def __init__(self, command: Sequence[str], seed: int) -> None:
+        self.command = command  # what a Python is started with
         self.seed = seed
         self.process: subprocess.Popen | None = None
         self.ended = False
@@ -48,7 +50,7 @@ class Worker:
     def render(
         self, bg: np.ndarray, ids: np.ndarray, size: int, into: dict[str, np.ndarray]
     ) -> bool:
-        """Render backgrounds `bg` and samples `ids` into the arrays of KINDS, uint8.
+        """Render backgrounds `bg` and samples `ids` into arrays, uint8, of those KINDS there are.
 
         Returns: whether all of it came; no if it was told to `end`.
         Raises: ChildProcessError: no worker stays alive; OSError: none can be started.
@@ -62,7 +64,7 @@ class Worker:
             with contextlib.suppress(OSError):  # a pipe without another end
                 self.process.stdin.write(json.dumps(asked).encode() + b"\n")
                 self.process.stdin.flush()
-                if all(self._read(into[kind]) for kind in KINDS):
+                if all(self._read(into[kind]) for kind in KINDS if kind in into):
                     return True
             status = self.stop()
         if self.ended:
@@ -96,7 +98,7 @@ class Worker:
     def _start(self) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", self.module],
+            [sys.executable, *self.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | one_thread,

@@ -34,6 +34,7 @@ class FakePack:
         self.index = np.zeros(n, [("id", "<i8")])
         self.index["id"] = numbers.permutation(400_000)[:n]
         shapes = {"bg": (3,), "fg_bg": (3,), "mask": (), "depth": (), "bg_depth": ()}
+        self.kinds = tuple(shapes)
         self.images = {
             name: numbers.integers(0, 256, (n, size, size, *channels), dtype=np.uint8)
             for name, channels in shapes.items()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evalib import __main__ as cli
-from evalib import config
+from evalib import config, manifest, sources
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,9 @@ def test_the_command_is_called_evalib_and_has_no_benchmarks(capsys):
 
 def test_epochs_are_counted_in_batches_of_the_training_samples():
     line = "train playground-24 --epochs 2.5 --batch-size 10"  # 24 samples, all to be trained on
-    assert cli._config(cli.parser().parse_args(line.split())).n_steps == 5
+    args = cli.parser().parse_args(line.split())
+    source = sources.open_source(manifest.find("playground-24"), "")
+    assert cli._config(args, source, False).n_steps == 5
 
 
 def test_steps_and_epochs_contradict(capsys):
@@ -223,3 +225,12 @@ def test_steps_and_epochs_contradict(capsys):
 def test_every_recipe_is_a_valid_config():
     for name in cli.recipes.RECIPES:
         config.Config(**cli.recipes.recipe(name))
+
+
+def test_given_weights_are_trained_at_a_quarter_of_the_rate():
+    source = sources.open_source(manifest.find("mid-1000"), "")
+    anew, given = (
+        cli._config(cli.parser().parse_args(["train", "mid-1000", *init]), source, False)
+        for init in ([], ["--init", "shipped"])
+    )
+    assert given.init == "shipped" and given.lr == anew.lr / 4

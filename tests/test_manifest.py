@@ -6,13 +6,15 @@ import pytest
 from evalib import manifest, rng
 from evalib.manifest import SUBSETS
 
+ROOMS = [name for name, tier in manifest.tiers().items() if tier.source == "rooms"]
+
 
 def subsets(ids):
     return np.array(SUBSETS)[manifest.subset_of(manifest.index_of(ids))]
 
 
 def test_the_tiers_are_there_with_their_counts():
-    counts = {name: tier.n_samples for name, tier in manifest.tiers().items()}
+    counts = {name: manifest.find(name).n_samples for name in ROOMS}
     assert counts == {
         "playground-24": 24,
         "mid-1000": 1000,
@@ -22,7 +24,7 @@ def test_the_tiers_are_there_with_their_counts():
     }
 
 
-@pytest.mark.parametrize("name", manifest.tiers())
+@pytest.mark.parametrize("name", ROOMS)
 def test_lists_are_the_same_on_every_machine(name):
     tier, ids = manifest.find(name), manifest.sample_ids(name)
     assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == tier.sha256
@@ -90,12 +92,12 @@ def test_training_and_evaluation_share_no_held_out_thing():
 
 def test_no_tier_trains_on_an_evaluation_sample():
     evaluation = manifest.sample_ids("evaluation")
-    for name in manifest.tiers():
+    for name in ROOMS:
         ids = manifest.sample_ids(name)
         assert not np.intersect1d(ids[subsets(ids) == "train"], evaluation).size, name
 
 
-@pytest.mark.parametrize("name", manifest.tiers())
+@pytest.mark.parametrize("name", ROOMS)
 def test_a_limit_takes_a_prefix(name):
     assert np.array_equal(manifest.sample_ids(name, 20), manifest.sample_ids(name)[:20])
 
@@ -106,7 +108,7 @@ def test_a_limited_evaluation_keeps_its_four_equal_shares():
 
 
 def test_unknown_tier_names_the_known_ones():
-    with pytest.raises(ValueError, match="no tier 'mid'; .* has playground-24, mid-1000"):
+    with pytest.raises(ValueError, match="no tier 'mid'; there are playground-24, mid-1000"):
         manifest.find("mid")
 
 
@@ -152,3 +154,59 @@ def test_a_short_list_of_a_huge_tier_does_not_shuffle_the_whole_tier(monkeypatch
     assert sum(asked) < 50_000  # of 20 million
     manifest.sample_ids("wide-400k")
     assert sum(asked) < 3_000_000
+
+
+PUBLIC = [name for name in manifest.tiers() if name not in ROOMS]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_archive_says_where_it_is_and_that_nobody_verified_it(name):
+    tier = manifest.find(name)
+    assert tier.source == "drive" and "drive" in tier.address
+    assert tier.sha256 == "" and "Not verified" in tier.note
+    with pytest.raises(ValueError, match=f"what {name} holds is known where it lies"):
+        manifest.sample_ids(name)
+
+
+def own(tmp_path, monkeypatch, text):
+    path = tmp_path / "mine.csv"
+    path.write_text(text, encoding="utf-8-sig")  # as spreadsheets save it
+    monkeypatch.setenv("EVALIB_MANIFEST", str(path))
+
+
+def test_four_columns_are_enough_for_a_tier_of_ones_own(tmp_path, monkeypatch):
+    own(tmp_path, monkeypatch, "tier,source,address,layout\ncats,folder,/data/cats,\n")
+    tier = manifest.find("cats")
+    assert (tier.source, tier.address, tier.layout) == ("folder", "/data/cats", "")
+    assert (tier.depth, tier.scale, tier.n_samples, tier.sha256) == ("", 10.0, 0, "")
+    assert manifest.find("mid-1000").source == "rooms"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("tier,source,address\nmid-1000,folder,/data\n", "names tiers as evalib does: mid-1000"),
+        ("tier,source,address\na,folder,x\na,folder,y\n", "line 3: a second tier 'a'; rename it"),
+        ("tier,address,layout\na,/data,\n", "line 2: nothing in the column 'source'; needed: tier"),
+        ("tier,source,address\na,archive,/data\n", "line 2: tier 'a' has the source 'archive'"),
+        ("tier,source,address\na,folder,\n", "line 2: tier 'a' has no address"),
+        ("tier,source,address,n_samples\na,folder,x,many\n", "line 2: .*'many'"),
+        ("tier,source,address,backgrounds\na,rooms,,5\n", "line 2: "),
+        ("tier,source,address\na,folder,x,y{1,2}\n", "line 2: more fields than columns"),
+        ("tier,source,address\n../a,folder,x\n", "line 2: tier '../a'; needed: a name of letters"),
+    ],
+)
+def test_a_row_of_ones_own_that_is_no_tier_is_named(tmp_path, monkeypatch, text, error):
+    own(tmp_path, monkeypatch, text)
+    with pytest.raises(ValueError, match=f"mine.csv.*{error}"):
+        manifest.find("a")
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVALIB_MANIFEST", str(tmp_path / "nowhere.csv"))
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        manifest.find("mid-1000")
+
+
+def test_whoever_is_not_known_is_not_held_out():
+    assert manifest.held_out(np.array([-1, 0, 4, 9])).tolist() == [False, False, True, True]

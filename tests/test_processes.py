@@ -12,13 +12,14 @@ from pathlib import Path
 
 import bench_resume
 import numpy as np
+import painter
 import psutil
 import pytest
 import torch
 from torch import nn
 
 import evalib.__main__
-from evalib import checkpoint, dataset, layers, runs, stream, training
+from evalib import checkpoint, dataset, layers, runs, sources, training
 from evalib.batches import Epochs
 from evalib.config import Config
 from evalib.training import ranks, session
@@ -53,7 +54,7 @@ def float64():
         patch.setattr(layers, "_weights", lambda n, m: weights(n, m).astype(np.float64))
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr(ranks, "precision", lambda device: "no")
-        patch.setitem(stream.RENDERERS, "rooms", "painter")
+        patch.setattr(sources, "rooms", painter)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         torch.set_default_dtype(torch.float64)
         try:

@@ -35,7 +35,7 @@ def test_every_figure_draws_something(batch):
         show.row(batch, *preds),
         show.pair(recipes.build("small"), *np.full((2, 48, 64, 3), 200, np.uint8)),
         show.histograms({"a": np.arange(5)}, "x", "t"),
-        show.heat(batch["mask"][:, 0].numpy(), "t"),
+        show.heat(batch["mask"].mean((0, 1)), "t", "share"),
         show.curves(history, {"loss": ["loss"]}, "t", begins=[2]),
         show.range_test({"adam": (np.array([1e-3, 1e-2]), np.array([1.0, 2.0]))}, 1e-3),
         show.ranking({"a": [0.5, 0.6], "b": [0.4]}, "IoU", "t"),

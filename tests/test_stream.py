@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import painter as painting
 import psutil
 import pytest
 import torch
 
-from evalib import manifest, stream, training
+from evalib import manifest, sources, stream, training
 from evalib.__main__ import main
 from evalib.batches import Batches
 from evalib.config import BLOCKS, LANES, Config
@@ -26,7 +27,7 @@ CONFIG = Config(sizes=(((16, 32), 90),), batch_size=32, window=256, reuse=4)
 @pytest.fixture(autouse=True)
 def painter(monkeypatch):
     """Samples are painted, not ray-traced."""
-    monkeypatch.setitem(stream.RENDERERS, "rooms", "painter")
+    monkeypatch.setattr(sources, "rooms", painting)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
@@ -186,9 +187,10 @@ def test_no_process_is_left():
 def test_workers_end_when_whoever_asked_is_killed():
     code = f"""
 import time
-from evalib import stream
+import painter
+from evalib import sources, stream
 from tests.test_stream import CONFIG
-stream.RENDERERS["rooms"] = "painter"
+sources.rooms = painter
 s = stream.Stream({TIER!r}, CONFIG, workers=2)
 s.take(0, CONFIG.size_at(0))
 print("ready", flush=True)
@@ -245,6 +247,5 @@ def test_a_stream_needs_something_to_be_scored_on(tmp_path):
 def test_the_command_renders_a_large_tier_while_it_trains(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     sizes = ["--sizes", "16", "--steps", "3", "--batch-size", "16"]
-    monkeypatch.setattr(stream, "RENDERERS", {"rooms": "painter"})
     assert main(["train", TIER, *sizes]) == 0
     assert [path.name for path in (tmp_path / "output/packs").iterdir()] == ["evaluation-512-16px"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalib import dataset, stream, timing, training
+from evalib import dataset, sources, stream, timing, training
 from evalib.config import Config
 from evalib.training import trial
 
@@ -161,7 +161,9 @@ def test_samples_are_reused_as_little_as_training_allows(
 
 def test_the_speed_of_rendering_is_that_of_samples_not_of_calls(monkeypatch):
     rendered = []
-    monkeypatch.setattr(dataset.rooms, "render", lambda ids, size: rendered.append((ids, size)))
+    monkeypatch.setattr(
+        sources.rooms, "render", lambda ids, size, seed: rendered.append((ids, size))
+    )
     monkeypatch.setattr(timing, "rate", lambda call: [call() for _ in range(101)] and 3.0)
     assert dataset.speed("evaluation", 48) == 60.0
     assert {(len(ids), size) for ids, size in rendered} == {(20, 48)}

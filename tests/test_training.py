@@ -683,3 +683,55 @@ def test_a_stored_notebook_holds_one_line_a_bar_and_one_picture(tmp_path):
     counts = [sum(kind in output.get("data", {}) for output in outputs) for kind in kinds]
     assert counts == [4, 1, 2]  # bars of rendering and training, the curve, the cell's value
     assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def equal(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("kind", ["shipped", "run", "file"])
+def test_training_begins_with_given_weights(playground, tmp_path, kind):
+    init = kind
+    if kind != "shipped":
+        init = str(tmp_path / "first")
+        train(training.Config(**TINY), playground, init)
+    if kind == "file":
+        (init, _) = map(str, weights.export(tmp_path / "first", tmp_path / "out"))
+    config = training.Config(**TINY, init=init)
+    learner = training.Learner(config, {32: playground}, device="cpu")
+    learner.begin()
+    given = weights.load(None if kind == "shipped" else init, "cpu").state_dict()
+    assert equal(given, learner.network.state_dict()) and equal(given, learner.ema.state_dict())
+    anew = training.Learner(training.Config(**TINY), {32: playground}, device="cpu")
+    anew.begin()
+    assert not equal(given, anew.network.state_dict())
+
+
+def test_given_weights_are_taken_once_and_a_resumed_run_does_not_need_them(
+    playground, tmp_path, monkeypatch
+):
+    train(training.Config(**TINY), playground, tmp_path / "first")
+    config = training.Config(**TINY, init=str(tmp_path / "first"))
+    straight = train(config, playground, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert not train(config, playground, tmp_path / "cut").done
+    (tmp_path / "first").rename(tmp_path / "gone")
+    second = train(config, playground, tmp_path / "cut")
+    assert second.done and equal(straight.model.state_dict(), second.model.state_dict())
+
+
+def test_weights_of_another_network_are_refused_by_name(playground, tmp_path):
+    config = training.Config(**TINY, network="lean", init="shipped")
+    with pytest.raises(ValueError, match="init 'shipped' is of another network than 'lean': "):
+        train(config, playground, tmp_path / "run")
+    config = training.Config(**TINY, init=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(config, playground, tmp_path / "run")
+
+
+def test_other_given_weights_make_another_run(playground, tmp_path):
+    train(training.Config(**TINY), playground, tmp_path / "run")
+    config = training.Config(**TINY, init="shipped")
+    with pytest.raises(ValueError, match="a run with init '' instead of 'shipped'"):
+        train(config, playground, tmp_path / "run")

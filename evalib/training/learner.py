@@ -8,14 +8,15 @@ exactly, so they are not used.
 
 import copy
 import math
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalib import dataset, metrics, recipes, schedule, timing, unet
+from evalib import dataset, metrics, recipes, schedule, timing, unet, weights
 from evalib.batches import Batches, Epochs
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
@@ -50,6 +51,7 @@ class Learner:
         self.valid = valid or data[config.all_sizes[0]]
         self.valid_rows = _validation(self.valid, config.n_valid)
         self.data["valid"] = self.valid.fingerprint
+        _refuse_depth(config, source.kinds, self.valid.kinds)
         self.n_threads = 1 if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
@@ -71,6 +73,25 @@ class Learner:
         self.history: list[dict[str, float]] = []  # every logged row
         self.scores: list[float] = []  # of each evaluation so far
         self.sums: dict[str, Tensor | float] = {}  # of the losses since the last row
+
+    def begin(self) -> None:
+        """Take the weights that `config.init` names, if it does. Only a run that is new needs them.
+
+        Raises: ValueError: they are of another network; FileNotFoundError.
+        """
+        init = self.config.init
+        if not init:
+            return
+        path = None if init == "shipped" else init
+        given = self.ranks.first(lambda: weights.load(path, "cpu").state_dict())
+        try:
+            self.network.load_state_dict(given)
+            self.ema.load_state_dict(given)
+        except RuntimeError as error:
+            what = textwrap.shorten(str(error), 250)
+            raise ValueError(
+                f"init {init!r} is of another network than {self.config.network!r}: {what}"
+            ) from error
 
     def to_come(self) -> Iterator[dict[str, Tensor]]:
         """The batches of all steps that are left, as `train_step` takes them; close it at last."""
@@ -150,7 +171,8 @@ class Learner:
                 columns = metrics.evaluate(predictor, batches) if len(share) else {}
                 summary = metrics.summary(metrics.joined(self.ranks.each(columns)))
                 for key in ("iou", "depth_rmse", "fg_depth_rmse"):
-                    scores[f"{name}_{key}"] = summary[key]
+                    if key in summary:  # a tier may have no depth
+                        scores[f"{name}_{key}"] = summary[key]
             names = list(self.valid_rows)
             mask = scores[f"{names[0]}_iou"] if self.config.mask_loss else 0.0
             depth = scores[f"{names[0]}_depth_rmse"] if self.config.depth_loss else 0.0
@@ -188,7 +210,8 @@ class Learner:
         network of this name, or memory is short. The learner is of no use then.
         """
         ours = asdict(self.config) | {"data": self.data}
-        theirs = state["config"] | {"data": state["data"]}
+        # a run that began before there was some setting has its default
+        theirs = asdict(Config()) | state["config"] | {"data": state["data"]}
         differ = [
             f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}"
             for name in sorted(ours.keys() | theirs.keys())
@@ -248,7 +271,9 @@ def _source(
     """Where samples come from, and what tells it from others."""
     if isinstance(data, str):
         source = Stream(data, config, share, workers=max(1, workers))
-        what = f"version {dataset.VERSION}, seed {source.tier.seed}, {source.tier.backgrounds}"
+        tier = source.source.tier
+        what = f"version {dataset.VERSION}, seed {tier.seed}, {tier.backgrounds}"
+        what += source.source.identity
         return source, {"stream": f"{data}, rendered while training: {what}"}
     missing = [size for size in config.all_sizes if size not in data]
     if missing:
@@ -261,6 +286,11 @@ def _source(
     rows = packs[config.all_sizes[0]].split()["train"]
     fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
     return Epochs(packs, rows, config, share), fingerprints
+
+
+def _refuse_depth(config: Config, *kinds: Sequence[str]) -> None:
+    if config.depth_loss and not all("depth" in given for given in kinds):
+        raise ValueError(f'no depth to learn {config.depth_loss!r} from: give depth_loss=""')
 
 
 def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:

@@ -154,6 +154,8 @@ def _resume(learner: Learner, run_dir: Path, drive_dir: Path | None, store: Stor
     if found:
         path, state = found
         sessions += _restore(learner, path, state)
+    else:
+        learner.begin()
     if not ranks.main:
         return sessions
     run_dir.mkdir(parents=True, exist_ok=True)
