@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     sizes = "sizes that take turns (default: 64 128)"
     p.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PIXELS", help=sizes)
     p.add_argument("--seed", type=int, default=0)
-    way = f"of augmenting (default: batch; albumentations for archives from {LARGE} px on)"
+    way = f"of augmenting (default: batch; for archives from {LARGE} px on albumentations, which "
+    way += "is as fast there, and a tenth as fast at 64 px)"
     p.add_argument("--way", choices=augment.WAYS, help=way)
     p.add_argument(
         "--workers",

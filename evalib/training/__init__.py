@@ -1,7 +1,8 @@
 """Training: `train` is the door; `pace` and `lr_range_test` try a few steps before.
 
 `loop` is a run from start to end: resume, log, evaluate, save, stop. `learner` is a run at one
-step, `session` one life of a machine, `ranks` several processes that train as one.
+step, `samples` what it trains on, `session` one life of a machine, `ranks` several processes that
+train as one.
 """
 
 from evalib.config import Config

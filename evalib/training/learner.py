@@ -9,22 +9,18 @@ exactly, so they are not used.
 import copy
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from evalib import dataset, metrics, recipes, schedule, timing, unet, weights
-from evalib.batches import Batches, Epochs
+from evalib.batches import Batches
 from evalib.config import OPTIMIZERS, Config
 from evalib.losses import Loss
-from evalib.stream import Stream
-from evalib.training import session
+from evalib.training import samples, session
 from evalib.training.ranks import Ranks, accelerator
-
-RESIDENT = 0.5  # share of a GPU's free memory that packs may take
 
 
 class Learner:
@@ -43,15 +39,15 @@ class Learner:
         self.ranks = Ranks()
         self.device = self.accelerator.device
         self.config = config
-        source, self.data = _source(config, data, self.ranks.share, workers, self.device)
+        source, self.data = samples.source(config, data, self.ranks.share, workers, self.device)
         self.ranks.refuse_uneven({size: source.size_of_batch(size) for size in config.all_sizes})
         self.batches = Batches(source, config, self.device)
         if valid is None and isinstance(data, str):
             raise ValueError("a stream keeps nothing to score: give `valid`, a pack to evaluate on")
         self.valid = valid or data[config.all_sizes[0]]
-        self.valid_rows = _validation(self.valid, config.n_valid)
+        self.valid_rows = samples.validation(self.valid, config.n_valid)
         self.data["valid"] = self.valid.fingerprint
-        _refuse_depth(config, source.kinds, self.valid.kinds)
+        samples.refuse_depth(config, source.kinds, self.valid.kinds)
         self.n_threads = 1 if isinstance(data, str) else workers
         torch.manual_seed(config.seed)
         self.network = recipes.build(config.network).to(self.device)
@@ -259,42 +255,3 @@ def _floats(network: nn.Module) -> list[Tensor]:
     """Parameters and running statistics; BatchNorm's count of its batches is none of them."""
     tensors = network.state_dict().values()
     return [x for x in tensors if x.is_floating_point()]
-
-
-def _source(
-    config: Config,
-    data: dict[int, dataset.Pack] | str,
-    share: slice,
-    workers: int,
-    device: torch.device,
-) -> tuple[Epochs | Stream, dict[str, str]]:
-    """Where samples come from, and what tells it from others."""
-    if isinstance(data, str):
-        source = Stream(data, config, share, workers=max(1, workers))
-        tier = source.source.tier
-        what = f"version {dataset.VERSION}, seed {tier.seed}, {tier.backgrounds}"
-        what += source.source.identity
-        return source, {"stream": f"{data}, rendered while training: {what}"}
-    missing = [size for size in config.all_sizes if size not in data]
-    if missing:
-        raise ValueError(f"config.sizes needs packs of {missing} px; build them first")
-    packs = {size: data[size] for size in config.all_sizes}
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if sum(pack.nbytes for pack in packs.values()) < RESIDENT * free:
-            packs = {size: pack.on(device) for size, pack in packs.items()}
-    rows = packs[config.all_sizes[0]].split()["train"]
-    fingerprints = {str(size): pack.fingerprint for size, pack in packs.items()}
-    return Epochs(packs, rows, config, share), fingerprints
-
-
-def _refuse_depth(config: Config, *kinds: Sequence[str]) -> None:
-    if config.depth_loss and not all("depth" in given for given in kinds):
-        raise ValueError(f'no depth to learn {config.depth_loss!r} from: give depth_loss=""')
-
-
-def _validation(pack: dataset.Pack, n: int) -> dict[str, np.ndarray]:
-    """Fixed rows to look at while training: two evaluation subsets, or what is trained."""
-    rows = pack.split()
-    names = [name for name in ("seen", "unseen_both") if len(rows[name])] or ["train"]
-    return {name: rows[name][:n] for name in names}
