@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--limit", type=int, help="first N samples of the tier only")
+    p.add_argument("--limit", type=int, help="N samples of the tier only")
     p.add_argument("--packs", type=Path, default=OUTPUT / "packs")
 
 

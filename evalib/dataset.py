@@ -46,7 +46,7 @@ def build(
     """Build the pack `<root>/<tier>-<n>-<size>px`, or go on building it, or just open it.
 
     If another process builds it, this one waits for that.
-    Input: size: pixels a side. limit: only the tier's first samples.
+    Input: size: pixels a side. limit: so many of the tier's samples.
     Raises:
         ValueError: unknown tier or source; what lies in the folder is broken or of another version.
         OSError: the disk has no room for it, said before anything is rendered.
@@ -218,7 +218,8 @@ def _go_on(path: Path, header: dict, index: np.ndarray, source, progress: bool) 
         files = {k: stack.enter_context(_append(path, k, shape)) for k, shape in shapes.items()}
         for start in range(done, len(index), chunk):
             part = index[start : start + chunk]
-            met = np.setdiff1d(part["bg"], index["bg"][:start])
+            # backgrounds rise with ids: of those met before, only the last may come again
+            met = np.setdiff1d(part["bg"], index["bg"][max(0, start - 1) : start])
             images = source.render_backgrounds(met, size) | source.render(part["id"], size)
             for kind, file in files.items():
                 file.write(images[kind].tobytes())

@@ -49,7 +49,7 @@ def rgb(image: Image.Image) -> np.ndarray:
     RGB; transparent parts lie on white; of 16 bits the high 8 are kept, never stretched, so that
     two shots stay comparable; of an animation the first frame is taken."""
     image = upright(image)
-    if is_deep(image):
+    if _is_deep(image):
         # Pillow's own conversion clips at 255 where it should scale; RGB of 16 bits it reads right
         return np.stack([(_checked(image) >> 8).astype(np.uint8)] * 3, axis=-1)
     if image.has_transparency_data:
@@ -61,7 +61,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 def grey(image: Image.Image) -> np.ndarray:
     """(H, W) float32 in 0..1, of 8 or 16 bits, turned upright; transparent parts are 0."""
     image = upright(image)
-    if is_deep(image):
+    if _is_deep(image):
         return _checked(image).astype(np.float32) / 65535
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -75,7 +75,7 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def is_deep(image: Image.Image) -> bool:
+def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
@@ -84,6 +84,12 @@ def _checked(image: Image.Image) -> np.ndarray:
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise ValueError("its values are not whole numbers of 16 bits")
     return values
+
+
+def rgb_square(image: Image.Image, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: `square` of `rgb`, of a picture that is not loaded yet."""
+    image.draft(None, (size, size))  # JPEG: decoded at 1/2, 1/4 or 1/8 if that is enough
+    return square(rgb(image), size)
 
 
 def square(image: np.ndarray, size: int) -> np.ndarray:

@@ -237,6 +237,16 @@ def end_record_64(count, size, offset):
     return wide + struct.pack("<4sIQI", b"PK\6\7", 0, size, 1) + end_record(65535, 0xFFFFFFFF, 0)
 
 
+def memory_to_refuse(path, match):
+    """Bytes held at the most until the archive is refused with these words."""
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=match):
+        open_files(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
 @pytest.mark.parametrize(
     "end",
     [end_record_64(5_000_001, 46, 0), end_record_64(3, 1 << 40, 0), end_record(3, 1 << 31, 0)],
@@ -244,12 +254,7 @@ def end_record_64(count, size, offset):
 def test_a_directory_that_declares_too_much_is_not_read(end, tmp_path, monkeypatch):
     path = tmp_path / "a.zip"
     path.write_bytes(bytes(100) + end)
-    tracemalloc.start()
-    with pytest.raises(ValueError, match="a.zip declares .* members .*; split it"):
-        open_files(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 4 << 20
+    assert memory_to_refuse(path, "a.zip declares .* members .*; split it") < 4 << 20
 
 
 def directory(names):
@@ -280,12 +285,7 @@ def test_all_zips_of_a_folder_are_counted_together(tmp_path, monkeypatch):
 def test_many_empty_members_are_refused_in_bounded_memory(tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(directory([b"%06d.jpg" % i for i in range(100_000)]))
-    tracemalloc.start()
-    with pytest.raises(ValueError, match="'001000.jpg' is empty, as are 1,000 others"):
-        open_files(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 4 << 20
+    assert memory_to_refuse(path, "'001000.jpg' is empty, as are 1,000 others") < 4 << 20
 
 
 def test_a_few_empty_members_are_members(tmp_path):

@@ -140,13 +140,10 @@ def load_image(data: bytes, kind: str, size: int, layout: Layout) -> np.ndarray:
 
     Raises: ValueError: no picture, a damaged or too large one, depth in colours.
     """
-    convert = {"mask": _mask, "depth": _depth}.get(kind, _colours)
+    if kind in ("bg", "fg_bg"):
+        return pictures.read(data, partial(pictures.rgb_square, size=size))
+    convert = {"mask": _mask, "depth": _depth}[kind]
     return pictures.read(data, partial(convert, size=size, layout=layout))
-
-
-def _colours(image: Image.Image, size: int, layout: Layout) -> np.ndarray:
-    image.draft(None, (size, size))  # JPEG: decoded at 1/2, 1/4 or 1/8 if that is enough
-    return pictures.square(pictures.rgb(image), size)
 
 
 def _mask(image: Image.Image, size: int, layout: Layout) -> np.ndarray:

@@ -10,7 +10,7 @@ up in the picture.
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +89,7 @@ class Photos:
         mask[here] = np.where(small[..., 3] >= 128, 255, 0)
 
     def _background(self, bg: int, size: int) -> np.ndarray:
-        def convert(image: Image.Image) -> np.ndarray:
-            image.draft(None, (size, size))  # JPEG: no more pixels than are needed
-            return pictures.square(pictures.rgb(image), size)
-
-        return pictures.read(self.bg_paths[bg], convert)
+        return pictures.read(self.bg_paths[bg], partial(pictures.rgb_square, size=size))
 
     def _cutout(self, fg: int) -> Image.Image:
         """Colours times alpha, and alpha: so nothing of what was around it bleeds in."""
