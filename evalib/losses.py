@@ -29,6 +29,33 @@ def dice(mask_logits: Tensor, mask: Tensor) -> Tensor:
     return (1 - (2 * (p * m).sum(1) + 1) / (p.sum(1) + m.sum(1) + 1)).mean()
 
 
+def tversky(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """1 - (hits + 1) / (hits + .3 false alarms + .7 misses + 1), 0..1. Salehi et al. 2017."""
+    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1)  # (B, H*W)
+    return (1 - ((p * m).sum(1) + 1) / (0.3 * p.sum(1) + 0.7 * m.sum(1) + 1)).mean()
+
+
+def focal(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `bce` times (p - m)^2 a pixel: Lin et al. 2017 with gamma 2 and without alpha."""
+    loss = F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none")
+    return (loss * (mask_logits.sigmoid() - mask).square()).mean()
+
+
+def lovasz(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Lovasz extension of 1 - IoU, 0..1: an error |p - m| weighs what its pixel, joining the worse
+    ones, adds to 1 - IoU. Foreground: mask from .5 on; where there is none, the highest p counts.
+    Source: Berman et al. 2018, their softmax version for one class; a hinge has no upper end.
+    """
+    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1) >= 0.5  # (B, H*W)
+    error = torch.where(m, 1 - p, p)
+    order = error.detach().argsort(dim=1, descending=True, stable=True)
+    wrong = torch.arange(1, p.shape[1] + 1, device=p.device)  # so many pixels,
+    missed = m.gather(1, order).cumsum(1)  # so many of them foreground
+    loss = wrong / (m.sum(1, keepdim=True) + wrong - missed)  # 1 - IoU; the union is never empty
+    added = torch.cat((loss[:, :1], loss.diff(dim=1)), 1)
+    return (error * added.gather(1, order.argsort(1))).sum(1).mean()  # no gradient through gather
+
+
 def edge(mask_logits: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference of two edge maps, in which 1 is a straight, sharp step from 0 to 1.
 
@@ -50,14 +77,26 @@ def outline(mask_logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _sobel(image: Tensor) -> Tensor:
-    """Sobel magnitude / 4, same shape; the outermost pixels are repeated beyond the frame."""
+    """Sobel magnitude / 4, same shape."""
+    return (sum(x.square() for x in _slopes(image)) + 1e-12).sqrt() / 4  # sqrt(0): gradient NaN
+
+
+def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Sobel's sums along x and y, 8 times the slope; beyond the frame its pixels are repeated."""
     image = torch.cat((image[..., :1], image, image[..., -1:]), -1)
     image = torch.cat((image[..., :1, :], image, image[..., -1:, :]), -2)  # (B, 1, H+2, W+2)
     x = image[..., 2:] - image[..., :-2]  # (B, 1, H+2, W)
     x = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]  # (B, 1, H, W)
     y = image[..., 2:, :] - image[..., :-2, :]  # (B, 1, H, W+2)
-    y = y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]  # (B, 1, H, W)
-    return (x.square() + y.square() + 1e-12).sqrt() / 4  # on flat ground sqrt(0) has gradient NaN
+    return x, y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]  # (B, 1, H, W) each
+
+
+def bce(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """Binary cross-entropy less the target's own: 0 for a perfect map. Documents 000 and 001."""
+    # By logits, as far as float32's last step below 1: torch's own stops CUDA at the first NaN.
+    logits = (torch.logit(x, 6e-8) for x in (depth_pred, depth))
+    loss, own = (F.binary_cross_entropy_with_logits(x, depth) for x in logits)
+    return loss - own
 
 
 def huber(depth_pred: Tensor, depth: Tensor) -> Tensor:
@@ -91,12 +130,51 @@ def gradient(depth_pred: Tensor, depth: Tensor) -> Tensor:
     return sum((r.diff(dim=3).abs().sum() + r.diff(dim=2).abs().sum()) / r.numel() for r in scales)
 
 
+def log(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """Mean ln(|e| + .5) - ln .5, e in metres (depth 1 is 10). Source: Hu et al. 2019, l_depth."""
+    return torch.log1p(20 * (depth_pred - depth).abs()).mean()
+
+
+def log_gradient(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """`log` of e's Sobel sums along x and along y, added. Source: Hu et al. 2019, l_grad."""
+    return sum(torch.log1p(20 * e.abs()).mean() for e in _slopes(depth_pred - depth))
+
+
+def normals(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """1 - cosine between normals (-x, -y, 1), Sobel's sums in metres. Hu et al. 2019, l_normal."""
+    (x, y), (u, v) = _slopes(10 * depth_pred), _slopes(10 * depth)
+    lengths = ((x * x + y * y + 1) * (u * u + v * v + 1)).sqrt()
+    return (1 - (x * u + y * v + 1) / lengths).mean()
+
+
+def scale_invariant(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """Mean x^2 - (mean x)^2 / 2, x the difference in ln(depth + 1/255). Eigen et al. 2014."""
+    x = torch.log((depth_pred + 1 / 255) / (depth + 1 / 255)).flatten(1)  # (B, H*W)
+    return (x.square().mean(1) - x.mean(1).square() / 2).mean()
+
+
 def ssim(depth_pred: Tensor, depth: Tensor) -> Tensor:
     """(1 - mean SSIM) / 2, 0..1. Source: Alhashim & Wonka 2018 (DenseDepth), eq. 4."""
     return (1 - ssim_map(depth_pred, depth).mean()) / 2
 
 
-def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
+def ms_ssim(depth_pred: Tensor, depth: Tensor) -> Tensor:
+    """1 - MS-SSIM, 0..1, of five scales; below 176 pixels a side of as many as SSIM's 11 fit into
+    (below 22 one: 1 - SSIM), with the weights of these over their sum. A score below 1e-4 counts as
+    that: powers are too steep there, NaN below 0. Source: Wang et al. 2003; Zhao et al. 2017.
+    """
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    weights = [w for k, w in enumerate(weights) if k == 0 or min(depth.shape[2:]) >> k >= 11]
+    product = 1.0
+    for k, weight in enumerate(weights):
+        if k:
+            depth_pred, depth = F.avg_pool2d(depth_pred, 2), F.avg_pool2d(depth, 2)
+        score = ssim_map(depth_pred, depth, luminance=k == len(weights) - 1).mean((1, 2, 3))
+        product = product * score.clamp_min(1e-4) ** (weight / sum(weights))
+    return (1 - product).mean()
+
+
+def ssim_map(pred: Tensor, target: Tensor, *, luminance: bool = True) -> Tensor:
     """Structural similarity, -1..1, a pixel of two (B, 1, H, W) in 0..1; same shape, any size.
 
     Gaussian of 11 x 11 pixels, sigma 1.5; k1 .01, k2 .03, range 1; mirrored at the frame, so that
@@ -107,6 +185,8 @@ def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
     x, y = pred - middle, target - middle
     mx, my, xx, yy, xy = (rows @ image @ columns.mT for image in (x, y, x * x, y * y, x * y))
     structure = (2 * (xy - mx * my) + 0.03**2) / (xx - mx * mx + yy - my * my + 0.03**2)
+    if not luminance:  # contrast and structure alone
+        return structure
     mx, my = mx + middle, my + middle
     return structure * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
 
@@ -123,9 +203,10 @@ def _gaussian(side: int, like: Tensor) -> Tensor:
 
 
 MASK: dict[str, Term] = {"bce": F.binary_cross_entropy_with_logits}  # log 2 where all logits are 0
-MASK |= {"dice": dice, "edge": edge, "outline": outline}
+MASK |= {f.__name__: f for f in (dice, edge, outline, tversky, focal, lovasz)}
 DEPTH: dict[str, Term] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": huber, "rmse": rmse}
-DEPTH |= {"berhu": berhu, "gradient": gradient, "ssim": ssim}
+DEPTH |= {f.__name__: f for f in (berhu, gradient, ssim, ms_ssim, bce, scale_invariant)}
+DEPTH |= {f.__name__: f for f in (log, log_gradient, normals)}  # added, document 003's loss
 
 
 class Loss:
