@@ -35,6 +35,7 @@ class Config:
     init: str = ""  # weights to begin with: "shipped", a run's folder or a weights file; "": none
     mask_loss: str = "bce+dice"  # "" leaves the task out
     depth_loss: str = "l1+0.5*gradient"
+    weighting: str = ""  # of the two tasks: "", as their terms say, or "uncertainty"
     optimizer: str = "adamw"
     lr: float = 4e-3  # peak of the schedule; from the range test in notebook 02
     weight_decay: float = 1e-2
@@ -73,7 +74,7 @@ class Config:
         if self.evaluate_every % self.log_every:
             raise ValueError("evaluate_every is no multiple of log_every: scores are part of a row")
         # Unknown names are refused here, not after the data was rendered.
-        Loss(self.mask_loss, self.depth_loss)
+        Loss(self.mask_loss, self.depth_loss, self.weighting)
         augment.check(self.augment)
         known = {"optimizer": OPTIMIZERS, "schedule": schedule.NAMES, "way": augment.WAYS}
         for field, names in (known | {"network": recipes.NETWORKS}).items():

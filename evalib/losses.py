@@ -216,15 +216,26 @@ class Loss:
     Called with {"mask_logits", "depth_logits"} and {"mask", "depth"}, all (B, 1, H, W); those of
     an untrained task may be missing. Returns the total () and its parts, unweighted and detached,
     keyed "mask/bce", "depth/l1"...; all in float32, under autocast too.
-    ValueError: a term not known, repeated or misspelt; no term; shapes that differ.
+    weighting="uncertainty": the total is the sum of ln L, L being a task's weighted sum.
+    Kendall et al. 2018 learn s in exp(-s) L + s; at the best s, ln L, that is ln L + 1.
+    ValueError: a term or weighting not known, repeated, misspelt; no term; shapes that differ.
     """
 
-    def __init__(self, mask: str = "bce+dice", depth: str = "l1+0.5*gradient") -> None:
+    def __init__(
+        self, mask: str = "bce+dice", depth: str = "l1+0.5*gradient", weighting: str = ""
+    ) -> None:
         self.mask, self.depth = _parse(mask, MASK, "mask"), _parse(depth, DEPTH, "depth")
         if not (self.mask or self.depth):
             raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
+        if weighting not in ("", "uncertainty"):
+            raise ValueError(f'weighting {weighting!r}: choose "" or "uncertainty"')
+        alone = ((mask, ""), ("", depth)) if weighting else ()
+        self.tasks = [Loss(*terms) for terms in alone if "".join(terms).strip()]
 
     def __call__(self, out: Maps, batch: Maps) -> tuple[Tensor, Maps]:
+        if self.tasks:  # each with its coarse half; a perfect one is no minus infinity
+            totals, parts = zip(*(task(out, batch) for task in self.tasks), strict=True)
+            return sum(x.clamp_min(1e-6).log() for x in totals), {**parts[0], **parts[-1]}
         total = 0.0
         if "coarse" in out:  # the first stage's own answer counts half, at its own size
             h, w = out["coarse"]["mask_logits"].shape[2:]

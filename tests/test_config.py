@@ -14,6 +14,7 @@ from evalib import config
     [
         ({"mask_loss": "", "depth_loss": ""}, "train nothing"),
         ({"mask_loss": "nope"}, "mask loss 'nope'"),
+        ({"weighting": "magic"}, 'choose "" or "uncertainty"'),
         ({"optimizer": "magic"}, "choose one of"),
         ({"schedule": "magic"}, "onecycle, step"),
         ({"network": "huge"}, "choose one of"),

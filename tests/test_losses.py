@@ -335,3 +335,36 @@ def test_the_first_stage_is_scored_at_its_own_size_for_half_as_much():
     total, parts = loss({"mask_logits": fine, "coarse": {"mask_logits": coarse}}, {"mask": mask})
     half = loss({"mask_logits": coarse}, {"mask": torch.nn.functional.avg_pool2d(mask, 2)})[0]
     assert total.item() == pytest.approx((parts["mask/bce"] + 0.5 * half).item())
+
+
+def test_uncertainty_is_the_least_over_the_weights_that_kendall_learns():
+    logits = {"mask_logits": noise(2, 1, 8, 8), "depth_logits": noise(2, 1, 8, 8, seed=1)}
+    leaves = [x.requires_grad_() for x in logits.values()]
+    half = {name: x[..., ::2, ::2] for name, x in logits.items()}
+    batch = {"mask": noise(2, 1, 8, 8, seed=2).round(), "depth": noise(2, 1, 8, 8, seed=3)}
+    tasks = Loss("bce+2*dice", ""), Loss("", "0.3*l1")
+    each = torch.stack([task(logits | {"coarse": half}, batch)[0] for task in tasks])
+    s = torch.linspace(-5, 5, 100_001).double()  # (n,)
+    learned = each.detach()[:, None] * (-s).exp() + s  # (2, n)
+    best = s[learned.argmin(1)].float()
+    loss = Loss("bce+2*dice", "0.3*l1", "uncertainty")
+    total, parts = loss(logits | {"coarse": half}, batch)
+    assert total.item() == pytest.approx(learned.amin(1).sum().item() - 2, abs=1e-6)
+    ours = torch.autograd.grad(total, leaves, retain_graph=True)
+    theirs = torch.autograd.grad((each * (-best).exp()).sum(), leaves)
+    assert all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(ours, theirs, strict=True))
+    _, plain = Loss("bce+2*dice", "0.3*l1")(logits | {"coarse": half}, batch)
+    assert list(parts) == list(plain) and all(torch.equal(parts[k], plain[k]) for k in plain)
+
+
+def test_uncertainty_of_a_task_alone_or_perfect_is_finite():
+    mask = noise(2, 1, 8, 8).round()
+    leaf = logit(mask).requires_grad_()
+    total, parts = Loss("dice", "", "uncertainty")({"mask_logits": leaf}, {"mask": mask})
+    total.backward()
+    assert list(parts) == ["mask/dice"] and total.isfinite() and leaf.grad.isfinite().all()
+
+
+def test_a_weighting_not_known_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match='\'best\': choose "" or "uncertainty"'):
+        Loss(weighting="best")

@@ -564,6 +564,13 @@ def test_one_task_alone_leaves_the_other_untrained(playground, tmp_path):
     assert "mask/bce" in run.history[0] and not any(k.startswith("depth/") for k in run.history[0])
 
 
+def test_the_weighting_of_the_tasks_is_what_is_trained(playground, tmp_path):
+    config = training.Config(**TINY | {"log_every": 1, "weighting": "uncertainty"})
+    row = train(config, playground, tmp_path).history[0]  # 32 px: no coarse half
+    mask, depth = row["mask/bce"] + row["mask/dice"], row["depth/l1"] + 0.5 * row["depth/gradient"]
+    assert row["loss"] == pytest.approx(np.log(mask) + np.log(depth), abs=1e-5)
+
+
 def test_early_stopping_ends_a_run_for_good(playground, tmp_path):
     config = training.Config(**TINY | {"lr": 1e-12, "patience": 1, "sizes": ((32, 100),), "ema": 0})
     run = train(config, playground, tmp_path)

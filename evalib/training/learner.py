@@ -63,7 +63,7 @@ class Learner:
         # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
         self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.loss = Loss(config.mask_loss, config.depth_loss)
+        self.loss = Loss(config.mask_loss, config.depth_loss, config.weighting)
         self.timer = timing.Timer()
         self.step = 0
         self.history: list[dict[str, float]] = []  # every logged row
