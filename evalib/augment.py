@@ -32,15 +32,17 @@ REASONS = {  # transform: why photographs may differ so
     "tone": "cameras bend their tone curve with the scene (as gamma .7 to 1.4 does)",
     "blur": "focus or motion softens one of the two shots (p = .5)",
     "noise": "each shot has sensor noise of its own (sigma up to .03)",
+    "cutout": "a grey rectangle hides the same part of both shots: the rest must do (not in ALL)",
 }
 SAME = np.eye(3, dtype=np.float32)  # the colour matrix that changes nothing
-ALL = tuple(REASONS)  # in the order in which they are applied
+GREY = 128
+ALL = tuple(name for name in REASONS if name != "cutout")  # in the order in which they are applied
 
 
 def check(names: tuple[str, ...]) -> None:
     """Raises: ValueError: something in `names` is no transform; the known ones are listed."""
-    if unknown := [name for name in names if name not in ALL]:
-        known = ", ".join(ALL)
+    if unknown := [name for name in names if name not in REASONS]:
+        known = ", ".join(REASONS)
         raise ValueError(f"no transforms {', '.join(unknown)}; known, as a tuple: {known}")
 
 
@@ -50,7 +52,7 @@ def apply(
     """Augment a batch on the device it is on; what is no image (`row`) passes as it is.
 
     Input:
-        names: some of `ALL`; their order does not matter.
+        names: some of `REASONS`; their order does not matter.
         batch: bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W), 0..1; any may be absent.
         keys:  (B,) int64 from `rng.sample_keys`.
     Returns: a new dict; geometry is one draw for all images of a sample, light one for each shot.
@@ -84,13 +86,19 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: np.ndarray) -
     if BY_THE_CAMERA & set(names):
         shots = [name for name in SHOTS if name in batch]
         batch |= {shot: _photograph(names, batch[shot], shot, keys) for shot in shots}
+    if "cutout" in names:
+        x = batch[images[0]]
+        hole = _beside(x, _hole(keys, *x.shape[-2:]))[:, None]  # (B, 1, H, W)
+        for name, value in {"bg": GREY / 255, "fg_bg": GREY / 255, "mask": 0.0}.items():
+            if name in batch:
+                batch[name] = batch[name].masked_fill(hole, value)
     return batch
 
 
 def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     """The readable way: one uint8 sample at a time, light by albumentations' own transforms.
 
-    flip and crop are `apply`'s, pixel for pixel; the others are alike in kind, not in numbers.
+    flip, crop, cutout are `apply`'s, pixel for pixel; the others are alike in kind, not in numbers.
     Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
     and out. It holds a sample's draw while it works, so each thread needs its own.
     Raises: ValueError: a name that is no transform.
@@ -134,6 +142,11 @@ def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
         for seed, (shot, image) in zip(seeds[2:], shots.items(), strict=True):
             camera.set_random_seed(seed)
             out[shot] = camera(image=image)["image"]
+        if "cutout" in names:
+            [hole] = _hole(keys, *out["mask"].shape)
+            for name, value in {"bg": GREY, "fg_bg": GREY, "mask": 0}.items():
+                out[name] = out[name].copy()  # it may be the caller's
+                out[name][hole] = value
         return out
 
     return transform
@@ -186,6 +199,18 @@ def _crop(x: Tensor, top: np.ndarray, left: np.ndarray, rows: int, columns: int)
     windows = x.unfold(2, rows, 1).unfold(3, columns, 1)  # a view (B, C, tops, lefts, H, W)
     which = torch.arange(len(x), device=x.device)
     return windows[which, :, _beside(x, top), _beside(x, left)]
+
+
+def _hole(keys: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(B, H, W) bool: a rectangle of a quarter to a half of each side. DeVries & Taylor 2017."""
+    inside = np.ones((len(keys), height, width), bool)
+    for axis, (name, n) in enumerate({"rows": height, "columns": width}.items()):
+        share = rng.uniform(keys, f"cutout/{name}/share", 0.25, 0.5)  # (B, 1)
+        begin = rng.uniform(keys, f"cutout/{name}/begin", 0, 1) * (1 - share)
+        at = (np.arange(n) + 0.5) / n
+        along = (at >= begin) & (at < begin + share)  # (B, n)
+        inside &= np.expand_dims(along, 2 - axis)
+    return inside
 
 
 def _shadow(keys: np.ndarray, x: Tensor) -> Tensor:

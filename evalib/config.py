@@ -4,6 +4,7 @@ The precision is not among them: it follows from the machine, and a run may chan
 """
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Config:
     weight_decay: float = 1e-2
     clip: float = 1.0  # largest gradient norm; a rare batch of empty masks must not throw a run off
     schedule: str = "onecycle"
+    # What is trained when, as (("depth", 1), ("mask head", 2)): see schedule.phase. (): both tasks.
+    phases: tuple[tuple[str, float], ...] = ()
     # Stages of (pixels, steps); a tuple of sizes takes turns, as the step's number says.
     sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ((64, 1000),)
     batch_size: int = 64  # at the smallest size; of larger pictures as many as have the same area
@@ -61,6 +64,8 @@ class Config:
             sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
             stages.append((tuple(map(int, sizes)), int(steps)))
         object.__setattr__(self, "sizes", tuple(stages))
+        phases = tuple((str(name), float(share)) for name, share in self.phases)
+        object.__setattr__(self, "phases", phases)
         if isinstance(self.augment, str):
             raise ValueError(f"augment={self.augment!r}: give a tuple of names; () is none")
         object.__setattr__(self, "augment", tuple(self.augment))
@@ -74,12 +79,24 @@ class Config:
         if self.evaluate_every % self.log_every:
             raise ValueError("evaluate_every is no multiple of log_every: scores are part of a row")
         # Unknown names are refused here, not after the data was rendered.
-        Loss(self.mask_loss, self.depth_loss, self.weighting)
+        self.loss()
         augment.check(self.augment)
-        known = {"optimizer": OPTIMIZERS, "schedule": schedule.NAMES, "way": augment.WAYS}
+        schedule.factor(self.schedule, 0, 1)
+        for name, share in self.phases:
+            if name not in schedule.PHASES or not 0 < share < math.inf:
+                known = ", ".join(schedule.PHASES)
+                raise ValueError(f"phase {(name, share)}: needed one of {known}, and its share")
+            self.loss(name.split()[0])
+        known = {"optimizer": OPTIMIZERS, "way": augment.WAYS}
         for field, names in (known | {"network": recipes.NETWORKS}).items():
             if (value := getattr(self, field)) not in names:
                 raise ValueError(f"{field} {value!r}: choose one of {', '.join(names)}")
+
+    def loss(self, task: str = "both") -> Loss:
+        """What training minimises, or what is left of it where only "mask" or "depth" counts."""
+        if task == "both":
+            return Loss(self.mask_loss, self.depth_loss, self.weighting)
+        return Loss(self.mask_loss, "") if task == "mask" else Loss("", self.depth_loss)
 
     @property
     def n_steps(self) -> int:

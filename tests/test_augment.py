@@ -12,6 +12,7 @@ SOME = {
     "flip+crop": ("flip", "crop"),
     "colour": COLOUR,
     "all": augment.ALL,
+    "cutout": ("flip", "cutout"),
     "whole": tuple(name for name in augment.ALL if name != "crop"),
 }
 some = pytest.mark.parametrize("names", SOME.values(), ids=SOME)
@@ -59,7 +60,7 @@ def test_images_stay_in_range_and_masks_stay_0_and_1(pack, names):
     assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("names", [names for names in SOME.values() if names])
+@pytest.mark.parametrize("names", [n for n in SOME.values() if n and "cutout" not in n])
 def test_every_image_of_a_sample_moves_together(names):
     """The same coordinates go in five times, and come out alike, but for colour."""
     grid = torch.arange(64 * 64).view(1, 1, 64, 64).expand(12, 1, -1, -1) / 64**2
@@ -77,6 +78,27 @@ def test_every_image_of_a_sample_moves_together(names):
         for shot in augment.SHOTS:
             pair = torch.stack([out[shot].mean(1), out["depth"][:, 0]], 1).flatten(2)
             assert min(torch.corrcoef(p)[0, 1] for p in pair) > 0.9
+
+
+def test_cutout_hides_one_rectangle_of_both_shots_and_nothing_is_new_behind_it(pack):
+    rows = np.arange(12)
+    keys = rng.sample_keys(0, 0, pack.index["id"][rows])
+    plain, out = (augmented(names, pack, rows) for names in ((), ("cutout",)))
+    one = augment.albumentations(("cutout",))
+    for row in rows:
+        grey = (out["bg"][row] == 128 / 255).all(0) & (out["fg_bg"][row] == 128 / 255).all(0)
+        down, across = (int(n.item()) for n in (grey.any(1).sum(), grey.any(0).sum()))
+        assert grey.sum() == down * across  # a rectangle
+        assert min(down, across) >= SIZE / 4 - 1 and max(down, across) <= SIZE / 2 + 1
+        for shot in augment.SHOTS:
+            assert torch.equal(out[shot][row][:, ~grey], plain[shot][row][:, ~grey])
+        assert torch.equal(out["mask"][row, 0], plain["mask"][row, 0] * ~grey)
+        assert torch.equal(out["depth"][row], plain["depth"][row])
+        raw = {name: x[row] for name, x in pack.images.items()}
+        before = {name: x.copy() for name, x in raw.items()}
+        alone = one(raw, int(keys[row]))
+        assert all((raw[name] == x).all() for name, x in before.items())
+        assert (alone["fg_bg"][grey.numpy()] == 128).all() and not alone["mask"][grey].any()
 
 
 def test_flip_and_crop_are_what_a_loop_does(pack):

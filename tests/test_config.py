@@ -17,6 +17,10 @@ from evalib import config
         ({"weighting": "magic"}, 'choose "" or "uncertainty"'),
         ({"optimizer": "magic"}, "choose one of"),
         ({"schedule": "magic"}, "onecycle, step"),
+        ({"schedule": "step:2"}, "step:.5,.75"),
+        ({"phases": (("everything", 1),)}, "one of both, mask, depth, mask head"),
+        ({"phases": (("mask", 0),)}, "and its share"),
+        ({"phases": (("depth head", 1),), "depth_loss": ""}, "train nothing"),
         ({"network": "huge"}, "choose one of"),
         ({"way": "magic"}, "choose one of"),
         ({"augment": ("all",)}, "known"),
@@ -42,7 +46,9 @@ def test_sizes_follow_each_other_or_take_turns():
 
 
 def test_a_config_comes_back_from_json_as_it_was(tmp_path):
-    before = config.Config(sizes=(((32, 64), 10), (96, 5)), augment=("flip", "noise"))
+    phases = (("mask", 1), ("depth head", 0.5))
+    sizes = (((32, 64), 10), (96, 5))
+    before = config.Config(sizes=sizes, augment=("flip", "noise"), phases=phases)
     (tmp_path / "config.json").write_text(json.dumps(asdict(before)), encoding="utf-8")
     assert config.read(tmp_path / "config.json") == before
 

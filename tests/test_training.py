@@ -23,7 +23,7 @@ from evalib import (
     training,
     weights,
 )
-from evalib.training import loop, ranks, session
+from evalib.training import heads, loop, ranks, session
 
 TINY = dict(sizes=((32, 8),), batch_size=8, log_every=2, evaluate_every=4, n_valid=8, ema=0.5)
 
@@ -569,6 +569,59 @@ def test_the_weighting_of_the_tasks_is_what_is_trained(playground, tmp_path):
     row = train(config, playground, tmp_path).history[0]  # 32 px: no coarse half
     mask, depth = row["mask/bce"] + row["mask/dice"], row["depth/l1"] + 0.5 * row["depth/gradient"]
     assert row["loss"] == pytest.approx(np.log(mask) + np.log(depth), abs=1e-5)
+
+
+@pytest.mark.parametrize("phase", ["mask", "mask head", "depth", "depth head"])
+def test_a_phase_trains_its_task_and_leaves_the_rest_as_it_was(playground, phase):
+    task, *head = phase.split()
+    config = training.Config(**TINY | {"phases": ((phase, 1),)})
+    learner = training.Learner(config, {32: playground}, device="cpu")
+    before = {key: value.clone() for key, value in learner.network.state_dict().items()}
+    learner.train_step(learner.to_come())
+    after = learner.network.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    other = "depth" if task == "mask" else "mask"
+    weights = {key for key in changed if "running" not in key and "num_batches" not in key}
+    assert not {key for key in weights if heads.own(key, other)}
+    shared = {key for key in changed if not heads.own(key, task)}
+    assert bool(shared) == (not head)  # weights and statistics of BatchNorm
+    assert {key for key in weights if heads.own(key, task)}
+
+
+def test_a_network_without_a_head_of_its_own_cannot_freeze_the_rest(playground):
+    config = training.Config(**TINY | {"network": "mde_bs", "phases": (("mask head", 1),)})
+    learner = training.Learner(config, {32: playground}, device="cpu")
+    with pytest.raises(ValueError, match="no layers that are the mask's own"):
+        learner.train_step(learner.to_come())
+
+
+def test_a_phase_after_a_frozen_one_trains_everything_again(playground, tmp_path):
+    config = training.Config(**TINY | {"phases": (("mask head", 1), ("both", 1))})
+    learner = training.Learner(config, {32: playground}, device="cpu")
+    batches = learner.to_come()
+    for _ in range(4):
+        learner.train_step(batches)
+    frozen = learner.network.coarse.trunk[0][0].weight.clone()
+    learner.train_step(batches)
+    assert not torch.equal(frozen, learner.network.coarse.trunk[0][0].weight)
+    assert all(parameter.requires_grad for parameter in learner.network.parameters())
+    assert all(layer.training for layer in learner.network.modules())
+
+
+def test_a_run_in_phases_that_is_stopped_goes_on_as_if_it_had_not_been(
+    playground, tmp_path, monkeypatch
+):
+    phases = (("mask", 1), ("depth head", 1), ("both", 1))
+    config = training.Config(**TINY | {"phases": phases, "optimizer": "sgd"})
+    straight = train(config, playground, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        train(config, playground, tmp_path / "resumed")
+    resumed = train(config, playground, tmp_path / "resumed")
+    assert equal(straight.model.state_dict(), resumed.model.state_dict())
+    rows = rows_without_times(tmp_path / "straight")
+    assert rows == rows_without_times(tmp_path / "resumed")
+    assert all(row["mask/bce"] and row["depth/l1"] for row in rows)  # both are told in any phase
 
 
 def test_early_stopping_ends_a_run_for_good(playground, tmp_path):

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from evalib import dataset, metrics, recipes, schedule, timing, unet, weights
 from evalib.batches import Batches
 from evalib.config import OPTIMIZERS, Config
-from evalib.losses import Loss
-from evalib.training import samples, session
+from evalib.training import heads, samples, session
 from evalib.training.ranks import Ranks, accelerator
 
 
@@ -63,7 +62,11 @@ class Learner:
         # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
         self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.loss = Loss(config.mask_loss, config.depth_loss, config.weighting)
+        if config.weighting and self.ranks.world > 1:
+            raise ValueError("weighting 'uncertainty' is of a whole batch: train in one process")
+        self.loss = config.loss()
+        tasks = {phase.split()[0] for phase, _ in config.phases} - {"both"}
+        self.alone = {task: config.loss(task) for task in tasks}
         self.timer = timing.Timer()
         self.step = 0
         self.history: list[dict[str, float]] = []  # every logged row
@@ -101,10 +104,14 @@ class Learner:
         with self.timer("transfer and augment"):
             batch = self.batches.prepare(raw)
         with self.timer("forward"), self.accelerator.autocast():
-            self.model.train()
+            phase = schedule.phase(self.config.phases, self.step, self.config.n_steps)
+            heads.freeze(self.network, phase)
             out = self.model(batch["bg"], batch["fg_bg"])
         with self.timer("loss"):
             loss, parts = self.loss(out, batch)
+            task = phase.split()[0]
+            if task != "both":
+                loss, _ = self.alone[task](out, batch)
         with self.timer("backward"):
             self.accelerator.backward(loss)
             self.ranks.average_gradients(self.network.parameters())
