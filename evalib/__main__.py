@@ -1,6 +1,7 @@
 """The command line: the same functions as the notebooks, for people who prefer a shell."""
 
 import argparse
+import dataclasses
 import itertools
 import os
 import sys
@@ -76,8 +77,8 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, default=1000, help="optimizer steps (default 1000)")
     length.add_argument("--epochs", type=float, help="passes over the training samples")
     p.add_argument("--batch-size", type=int, default=64)
-    sizes = "sizes that take turns (default: 64 128)"
-    p.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PIXELS", help=sizes)
+    sizes = "sizes that take turns (default: the recipe's, one after the other, or: 64 128)"
+    p.add_argument("--sizes", type=int, nargs="+", metavar="PIXELS", help=sizes)
     p.add_argument("--seed", type=int, default=0)
     way = f"of augmenting (default: batch; for archives from {LARGE} px on albumentations, which "
     way += "is as fast there, and a tenth as fast at 64 px)"
@@ -200,20 +201,17 @@ def _config(args: argparse.Namespace, source: sources.Source, streamed: bool) ->
         subsets = manifest.subset_of(source.index(args.limit))
         n_train = (subsets == manifest.SUBSETS.index("train")).sum()
         steps = round(args.epochs * max(1, n_train // args.batch_size))
-    settings = recipes.recipe(args.recipe)
+    settings = {"sizes": (((64, 128), steps),)} | recipes.recipe(args.recipe, steps)
+    if args.sizes:
+        settings["sizes"] = ((tuple(args.sizes), steps),)
     if args.init:  # a quarter of the rate: what is known already should be changed, not lost
         settings |= {"init": args.init, "lr": settings.get("lr", config.Config.lr) / 4}
     if "depth" not in source.kinds:
-        settings["depth_loss"] = ""
-    large = isinstance(source, sources.Archive) and max(args.sizes) >= LARGE
-    return config.Config(
-        **settings,
-        sizes=((tuple(args.sizes), steps),),
-        batch_size=args.batch_size,
-        reuse=args.reuse,
-        way=args.way or ("albumentations" if large else "batch"),
-        seed=args.seed,
-    )
+        settings |= {"depth_loss": "", "phases": ()}
+    what = config.Config(**settings, batch_size=args.batch_size, reuse=args.reuse, seed=args.seed)
+    large = isinstance(source, sources.Archive) and what.all_sizes[-1] >= LARGE
+    way = args.way or ("albumentations" if large else "batch")
+    return dataclasses.replace(what, way=way)
 
 
 def _point(text: str) -> tuple[int, int, float]:

@@ -31,10 +31,10 @@ def check(bg: Tensor, fg_bg: Tensor, same_batch: bool = True) -> None:
         raise ValueError(f"images are {h}x{w}, needed {MIN_SIZE}x{MIN_SIZE} or more: enlarge them")
 
 
-def pad(x: Tensor, stride: int) -> Tensor:
+def pad(x: Tensor, stride: int, least: int = 2) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), multiples of `stride`, by repeating the last row and column."""
     # Two multiples at least: BatchNorm in training needs more than one value per channel.
-    rows, columns = (max(2, math.ceil(side / stride)) * stride for side in x.shape[2:])
+    rows, columns = (max(least, math.ceil(side / stride)) * stride for side in x.shape[2:])
     if x.shape[2:] == (rows, columns):
         return x
     below = x[:, :, -1:].expand(-1, -1, rows - x.shape[2], -1)
@@ -53,11 +53,22 @@ def crop(mask: Tensor, depth: Tensor, h: int, w: int) -> dict[str, Tensor]:
     return {"mask_logits": mask[..., :h, :w], "depth_logits": depth[..., :h, :w]}
 
 
-def block(c_in, c_out, kernel=3, *, stride=1, bias=False, norm=True) -> nn.Sequential:
+def block(c_in, c_out, kernel=3, *, stride=1, dilation=1, bias=False, norm=True) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU. (B, c_in, H, W) -> (B, c_out, H / stride, W / stride)."""
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias)
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 * dilation, dilation, bias=bias)
     layers = [conv, nn.BatchNorm2d(c_out)] if norm else [conv]
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+class Sum(nn.Module):
+    """What two ways, `deep` and `flat`, make of one input, added: a residual block."""
+
+    def __init__(self, deep: nn.Module, flat: nn.Module) -> None:
+        super().__init__()
+        self.deep, self.flat = deep, flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deep(x) + self.flat(x)
 
 
 def head(c: int, typical: float | None = None) -> nn.Sequential:

@@ -1,6 +1,7 @@
 """The command line does what the functions do, and tells a mistake in one sentence."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +221,26 @@ def test_steps_and_epochs_contradict(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "playground-24", "--run", "x", "--steps", "5", "--epochs", "2"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def settings(line, *kinds):
+    source = SimpleNamespace(kinds=("bg", "fg_bg", "mask", *kinds))
+    return cli._config(cli.parser().parse_args(f"train tier {line}".split()), source, True)
+
+
+def test_a_recipe_brings_its_sizes_and_the_command_line_may_give_others():
+    assert settings("--recipe small --steps 9", "depth").sizes == (((64, 128), 9),)
+    stages = settings("--recipe two_stream --steps 90", "depth").sizes
+    assert [size for size, _ in stages] == [(96,), (160,)] and sum(n for _, n in stages) == 90
+    given = settings("--recipe two_stream --steps 90 --sizes 64 96", "depth")
+    assert given.sizes == (((64, 96), 90),)
+
+
+@pytest.mark.parametrize("name", cli.recipes.RECIPES)
+def test_a_recipe_learns_masks_alone_where_there_is_no_depth(name):
+    assert settings(f"--recipe {name}", "depth").depth_loss
+    alone = settings(f"--recipe {name}")
+    assert alone.depth_loss == "" and alone.phases == ()
 
 
 def test_every_recipe_is_a_valid_config():

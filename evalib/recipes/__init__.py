@@ -1,50 +1,55 @@
 """The systems that can be trained by name: ours, and those of earlier write-ups, one file each.
 
-A recipe holds what differs from the defaults of `Config`, its network's name among it. `lean` and
-`resnet` see `fg_bg` only, one network per task; "-both" gives them both shots, for a fair contest.
+A recipe holds what differs from the defaults of `Config`, its sizes with their epochs. "-both"
+gives both shots to a network that sees `fg_bg` only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evalib import unet
-from evalib.layers import check, crop, normal, pad
-from evalib.recipes import lean, resnet
+from evalib.recipes import eva15, lean, mde_bs, resnet, two_stage, two_stream
+from evalib.recipes.system import PerTask
 
+# What most have in common: no averaged weights, no limit to gradients, no augmentation, 64 px.
+PLAIN = {"ema": 0.0, "clip": 1e9, "augment": (), "sizes": ((64, 1),)}
 RECIPES: dict[str, dict] = {
     "small": {"network": "small"},
-    "lean": lean.SETTINGS,
-    "resnet": resnet.SETTINGS,
+    "eva15": PLAIN | eva15.SETTINGS,
+    "mde_bs": PLAIN | mde_bs.SETTINGS,
+    "lean": PLAIN | lean.SETTINGS,
+    "resnet": PLAIN | resnet.SETTINGS,
+    "two_stage": PLAIN | two_stage.SETTINGS,
+    "two_stream": PLAIN | two_stream.SETTINGS,
 }
 
 
-class PerTask(nn.Module):
-    """Two separate networks, `mask` and `depth`, each from `fg_bg` alone, or from `both` shots."""
-
-    def __init__(self, network: type[nn.Module], both: bool = False) -> None:
-        super().__init__()
-        self.both = both
-        channels = 6 if both else 3
-        self.mask, self.depth = network(channels), network(channels)
-
-    def forward(self, bg: Tensor, fg_bg: Tensor) -> dict[str, Tensor]:
-        """As `Small.forward`."""
-        check(bg, fg_bg)
-        x = torch.cat([fg_bg, bg], 1) if self.both else fg_bg
-        x = normal(pad(x, self.mask.STRIDE))  # (B, 3 or 6, H, W)
-        return crop(self.mask(x), self.depth(x), *fg_bg.shape[2:])
-
-
+LEAN = partial(PerTask, lean.Lean, lean.Lean)
+RESNET = partial(PerTask, resnet.ResNetUNet, resnet.ResNetUNet)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "small": unet.Small,
-    "lean": partial(PerTask, lean.Lean),
-    "resnet": partial(PerTask, resnet.ResNetUNet),
-    "lean-both": partial(PerTask, lean.Lean, both=True),
-    "resnet-both": partial(PerTask, resnet.ResNetUNet, both=True),
+    "eva15": eva15.TwoBranches,
+    "eva15-norm": partial(eva15.TwoBranches, norm=True),
+    "eva15-both": partial(eva15.TwoBranches, both=True),
+    "eva15-wide": partial(eva15.TwoBranches, **eva15.WIDE),
+    "eva15-carvana": partial(eva15.TwoBranches, **eva15.CARVANA),
+    "mde_bs": mde_bs.Grouped,
+    "mde_bs-joined": partial(mde_bs.Grouped, last=1),
+    "mde_bs-plain": partial(mde_bs.Grouped, groups=1, last=1),
+    "lean": LEAN,
+    "lean-both": partial(LEAN, both=True),
+    "lean-serial": partial(LEAN, guide="mask"),
+    "lean-product": partial(LEAN, guide="product"),
+    "resnet": RESNET,
+    "resnet-both": partial(RESNET, both=True),
+    "two_stage": partial(PerTask, two_stage.Mask, two_stage.Depth, guide="product"),
+    "two_stream": two_stream.TwoStream,
+    "two_stream-one": partial(two_stream.TwoStream, streams=1),
 }
 
 
@@ -58,15 +63,25 @@ def build(name: str) -> nn.Module:
     return NETWORKS[name]()
 
 
-def recipe(name: str) -> dict:
-    """The settings of a named recipe. Raises: ValueError listing the known names."""
+def recipe(name: str, n_steps: int = 1000) -> dict:
+    """The settings of a named recipe, of `Config`; the stages of its sizes fill `n_steps`.
+
+    Raises: ValueError listing the known names.
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    return dict(RECIPES[name])
+    settings = dict(RECIPES[name])
+    if "sizes" in settings:
+        sizes, epochs = zip(*settings["sizes"], strict=True)
+        steps = np.multiply(epochs, np.square(sizes))  # a step has fewer samples of large pictures
+        ends = np.rint(np.cumsum(steps) / steps.sum() * n_steps).astype(int)
+        stages = zip(sizes, np.diff(ends, prepend=0).tolist(), strict=True)
+        settings["sizes"] = tuple(stage for stage in stages if stage[1])
+    return settings
 
 
 def measure(name: str, size: int = 64) -> dict[str, int | float | str]:
-    """What a network costs: parameters, mb (as float32), multiply_adds of one sample, and a note.
+    """What a network costs: parameters, mb (as float32), multiply_adds of one sample; what it sees.
 
     Convolutions and matrix products count; biases, normalisation and activations do not.
     """
@@ -74,20 +89,6 @@ def measure(name: str, size: int = 64) -> dict[str, int | float | str]:
         model = build(name).eval()
         model(*torch.zeros(2, 1, 3, size, size))
     n = sum(p.numel() for p in model.parameters())
-    note = "both inputs, both maps"
-    if isinstance(model, PerTask):
-        inputs = "both inputs" if model.both else "fg_bg only"
-        note = f"{inputs}, 2 networks of {n // 2:,}"
-    if name == "resnet":
-        note += f"; {resnet.NOTE}"
-    row = {"network": name, "parameters": n, "mb": n * 4 / 2**20}
-    return row | {"multiply_adds": counter.get_total_flops() // 2, "note": note}
-
-
-def table(names: Sequence[str] = tuple(NETWORKS), size: int = 64) -> str:
-    """`measure` of several networks as text, one line each."""
-    lines = [f"network       parameters     MB  {f'Mmult-adds@{size}':>14}  note"]
-    for row in (measure(name, size) for name in names):
-        numbers = f"{row['parameters']:12,} {row['mb']:6.1f}  {row['multiply_adds'] / 1e6:14,.1f}"
-        lines.append(f"{row['network']:12}{numbers}  {row['note']}")
-    return "\n".join(lines)
+    sees = "both shots" if getattr(model, "both", True) else "fg_bg only"
+    row = {"network": name, "sees": sees, "parameters": n, "mb": n * 4 / 2**20}
+    return row | {"multiply_adds": counter.get_total_flops() // 2}

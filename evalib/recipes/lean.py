@@ -18,8 +18,7 @@ SETTINGS = {
     "depth_loss": "l1",
     "optimizer": "adam",
     "lr": 1e-2,
-    "schedule": "step",
-    "augment": (),
+    "schedule": "step:.6666,.8333",
 }
 
 
@@ -32,7 +31,7 @@ class Lean(nn.Module):
     that cannot be negative cannot say "background", its sigmoid never falls below one half.
     """
 
-    STRIDE = 8
+    PAD = 8, 2
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ SETTINGS = lean.SETTINGS | {
     "network": "resnet",
     "lr": 1e-3,  # not tuned; the document names .01, but no optimizer
 }
-NOTE = "its document prints 28,976,321: torchsummary lists the encoder's 11,176,512 twice"
 
 
 class ResNetUNet(nn.Module):
@@ -27,7 +26,7 @@ class ResNetUNet(nn.Module):
     is not in the table (nothing to count); here it is nearest.
     """
 
-    STRIDE = 32
+    PAD = 32, 2
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()

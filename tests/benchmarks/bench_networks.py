@@ -11,13 +11,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # evalib of this repository, installed or not
 
-from evalib import recipes, timing, unet  # noqa: E402
+from evalib import metrics, recipes, timing, unet  # noqa: E402
 from evalib.losses import Loss  # noqa: E402
 
 
 def main(batch_size: int = 16, size: int = 64, seconds: float = 10.0) -> None:
     print(timing.machine(), f"{torch.get_num_threads()} threads", sep="; ")
-    print(recipes.table(size=size))
+    costs = [recipes.measure(name, size) for name in recipes.NETWORKS]
+    print(metrics.format_table(costs, ["network", "parameters", "multiply_adds", "note"]))
     batch = {name: torch.rand(batch_size, 3, size, size) for name in ("bg", "fg_bg")}
     batch |= {name: torch.rand(batch_size, 1, size, size).round() for name in ("mask", "depth")}
     base: dict[str, float] = {}
