@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor, nn
 
 from evalib import camera
@@ -201,6 +202,9 @@ def range_test(results: dict[str, tuple[np.ndarray, np.ndarray]], chosen: float)
     for name, (rates, losses) in results.items():
         axes.semilogx(rates, losses, label=name)
     axes.axvline(chosen, color="gray", ls="--", lw=1, label=f"taken: {chosen:g}")
+    lowest = min(float(np.min(losses)) for _, losses in results.values())
+    if axes.get_ylim()[1] > 4 * lowest > 0:  # a last step may be millions
+        axes.set_ylim(0, 4 * lowest)
     axes.set(xlabel="learning rate", ylabel="loss, smoothed", title="Learning rate range test")
     axes.legend(frameon=False)
     return _done(figure)
@@ -214,6 +218,27 @@ def ranking(scores: dict[str, Sequence[float]], x_label: str, title: str) -> Fig
     for row, name in enumerate(names):
         axes.plot(scores[name], [row] * len(scores[name]), "o", color="#1f4e79", ms=4)
     axes.set(xlabel=x_label, title=title)
+    return _done(figure)
+
+
+def scatter(
+    points: dict[str, tuple[float, float]], x_label: str, title: str, line: tuple[str, float]
+) -> Figure:
+    """Mask IoU of each named (x, IoU), x as powers of ten, and a level that needs no training."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.axhline(line[1], color="gray", ls="--", lw=1)
+    at_left = axes.get_yaxis_transform()
+    axes.text(0.01, line[1], line[0], fontsize=8, va="bottom", transform=at_left)
+    taken: list[float] = []  # heights of labels: none may lie on another
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        axes.semilogx(x, y, "o", color="#c0392b" if name == "small" else "#1f4e79", ms=5)
+        height = max([y, *(t + 0.05 for t in taken if abs(t - y) < 0.05)])
+        taken.append(height)
+        beside = {"xytext": (6, 0), "textcoords": "offset points"}
+        axes.annotate(name, (x, height), **beside, fontsize=8, va="center")
+    axes.set(xlabel=x_label, ylabel="mask IoU", title=title, ylim=(-0.03, 1))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.25)
     return _done(figure)
 
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_contest
 import bench_gpu
 import bench_quality
 import card
+import numpy as np
 import pytest
 
-from evalib import recipes
+from evalib import config, losses, recipes
+from evalib.training import contest
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +71,45 @@ def test_time_to_quality_lies_between_two_scores_and_may_not_exist():
     assert bench_quality.seconds_to(0.72, curve) == pytest.approx(6)
     assert bench_quality.seconds_to(0.84, curve) == 8
     assert bench_quality.seconds_to(0.85, curve) != bench_quality.seconds_to(0.85, curve)  # NaN
+
+
+def test_every_row_of_the_contest_is_a_run_of_as_many_samples(monkeypatch):
+    monkeypatch.setitem(losses.MASK, "bce_after_sigmoid", bench_contest.bce_after_sigmoid)
+    names = [
+        *recipes.NETWORKS,
+        *(name for group in bench_contest.GROUPS.values() for name in group),
+    ]
+    assert len(names) == len(set(names))
+    for name in names:
+        row = config.Config(**{"batch_size": 16} | bench_contest.settings(name, 8000))
+        stages = zip(*np.unique(row.turns, return_counts=True), strict=True)
+        seen = sum(row.size_of_batch(int(size)) * n for size, n in stages)
+        assert seen == pytest.approx(8000, rel=0.03), name
+
+
+def test_the_stored_contest_has_every_system_and_both_kinds_of_data():
+    rows = contest.stored()
+    entries = {(row["entry"], row["data"]) for row in rows}
+    assert {(name, "rooms") for name in (*recipes.RECIPES, "baseline")} <= entries
+    assert {("baseline", "photos"), ("ours", "photos")} <= entries
+    for row in rows:
+        assert set(row["seen"]) == set(row["unseen_both"])
+        if row["entry"] != "baseline":
+            assert row["parameters"] > 0 and row["per_s"] > 0 and row["machine"] and row["date"]
+        if row["data"] == "rooms":
+            assert set(row["seen"]) == set(contest.SCORES)
+
+
+def test_rows_are_collected_with_the_speeds_of_one_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_contest, "OUT", tmp_path)
+    (tmp_path / "costs.json").write_text('{"lean": {"per_s": 7.0, "ms": 3.0}}')
+    stored = {"entry": "lean", "per_s": 1.0, "ms": 2.0, "train_s": 9.0, "seen": {"iou": 0.5}}
+    stored |= {"config": {"network": "lean", "lr": 4e-3, "seed": 1}}
+    for name, row in {"lean-8000-1": stored, "baseline-8000-0": {"entry": "baseline"}}.items():
+        (tmp_path / "rooms" / name).mkdir(parents=True)
+        (tmp_path / "rooms" / name / "results.json").write_text(json.dumps(row))
+    bench_contest.collect(tmp_path / "results.json")
+    baseline, lean = json.loads((tmp_path / "results.json").read_text())
+    assert baseline == {"entry": "baseline"}
+    assert (lean["per_s"], lean["ms"]) == (7.0, 3.0) and "train_s" not in lean
+    assert lean["config"] == {"network": "lean", "seed": 1}
