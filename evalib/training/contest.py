@@ -52,8 +52,7 @@ def enter(
     run = train(config, packs, run_dir, drive_dir=drive_dir, valid=evaluation, progress=False)
     if not run.done:
         raise KeyboardInterrupt(f"{run_dir} is unfinished; do this again to go on")
-    size = evaluation.size
-    cost = recipes.measure(config.network, size)
+    cost = recipes.measure(config.network, evaluation.size)
     n_samples = sum(config.size_of_batch(int(size)) for size in config.turns[: run.step])
     train_s = sum(
         seconds
@@ -68,7 +67,7 @@ def enter(
         "samples": n_samples,
         "train_s": round(train_s, 1),
         "per_s": round(n_samples / train_s, 1),
-        "ms": round(milliseconds(run.model, size), 2),
+        "ms": round(milliseconds(run.model, evaluation.size), 2),
         "machine": timing.machine(),
         "date": timing.utc_now()[:10],
         "scored": scored,

@@ -10,14 +10,16 @@ def freeze(network: nn.Module, phase: str) -> None:
     evaluation, their BatchNorm statistics. Raises: ValueError: there are no such layers.
     """
     task, *head = phase.split()
-    if head and not any(own(name, task) for name, _ in network.named_parameters()):
-        raise ValueError(f"phase {phase!r}: this network has no layers that are the {task}'s own")
     network.train(not head)
-    for name, layer in network.named_modules():
-        if head and own(name, task):
-            layer.train()
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not head or own(name, task))
+    network.requires_grad_(not head)
+    if not head:  # most steps of most runs: no names are looked at
+        return
+    layers = [layer for name, layer in network.named_modules() if own(name, task)]
+    if not layers:
+        raise ValueError(f"phase {phase!r}: this network has no layers that are the {task}'s own")
+    for layer in layers:
+        layer.train()
+        layer.requires_grad_()
 
 
 def own(name: str, task: str) -> bool:

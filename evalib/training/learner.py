@@ -110,7 +110,7 @@ class Learner:
         with self.timer("loss"):
             loss, parts = self.loss(out, batch)
             task = phase.split()[0]
-            if task != "both":
+            if task != "both":  # the parts of both are told all the same
                 loss, _ = self.alone[task](out, batch)
         with self.timer("backward"):
             self.accelerator.backward(loss)

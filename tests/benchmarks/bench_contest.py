@@ -104,7 +104,6 @@ def settings(name: str, n_samples: int) -> dict:
             break
     else:
         changed = recipes.recipe(name.partition("-")[0]) | {"network": name}
-        changed.pop("sizes", None)
         return changed | {"sizes": ((SIZE, n_samples // BATCH),)}
     stages = changed.get("sizes", ((SIZE, 1),))
     changed["sizes"] = tuple((size, round(share * n_samples / BATCH)) for size, share in stages)
