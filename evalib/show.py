@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor, nn
 
-from evalib import camera
+from evalib import camera, timing
 from evalib.camera import METRES
 
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
@@ -243,10 +243,9 @@ def scatter(
 
 
 def time_bar(history: list[dict], title: str) -> Figure:
-    """Where the time of a run went, from the columns `*_s` of its logged rows: the share of each
-    block, largest on top, and its seconds."""
-    columns = {name for row in history for name in row if name.endswith("_s")}
-    seconds = {name[:-2]: sum(row.get(name, 0) for row in history) for name in columns}
+    """Where the time of a run went, by its logged rows: the share of each block, largest on top,
+    and its seconds."""
+    seconds = timing.blocks(history)
     names = sorted(seconds, key=seconds.get)
     total = sum(seconds.values())
     shares = [100 * seconds[name] / total for name in names]

@@ -109,6 +109,16 @@ def _event() -> torch.cuda.Event:
     return event
 
 
+def blocks(history: list[dict]) -> dict[str, float]:
+    """Seconds of each block in the logged rows of a run, from their columns `BLOCK_s`."""
+    found: dict[str, float] = defaultdict(float)
+    for row in history:
+        for name, value in row.items():
+            if name.endswith("_s"):
+                found[name[:-2]] += value
+    return dict(found)
+
+
 def utc_now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
 

@@ -93,6 +93,8 @@ def test_the_stored_contest_has_every_system_and_both_kinds_of_data():
     assert {(name, "rooms") for name in (*recipes.RECIPES, "baseline")} <= entries
     assert {("baseline", "photos"), ("ours", "photos")} <= entries
     for row in rows:
+        if row.get("failed"):
+            continue
         assert set(row["seen"]) == set(row["unseen_both"])
         if row["entry"] != "baseline":
             assert row["parameters"] > 0 and row["machine"] and row["date"]

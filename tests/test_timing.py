@@ -23,6 +23,11 @@ def test_seconds_add_up_per_block_in_order_of_first_use(monkeypatch):
     assert timer.seconds == {}
 
 
+def test_the_blocks_of_a_run_are_the_sums_of_its_rows():
+    rows = [{"step": 1, "data_s": 1.5, "loss": 9.0}, {"data_s": 2.0, "evaluate_s": 0.5}]
+    assert timing.blocks(rows) == {"data": 3.5, "evaluate": 0.5}
+
+
 @pytest.mark.parametrize(
     ("text", "s"), [("45s", 45), ("10min", 600), ("1.5h", 5400), (2, 2), (0.5, 0.5)]
 )

@@ -38,9 +38,10 @@ def enter(
 ) -> dict:
     """Train, or go on, and score up to `n_scored` pictures of each of SUBSETS.
 
-    Returns: `about`, as it came; config; parameters, and multiply_adds a picture; samples that were
-        seen, per_s, how many of them a second in training, and train_s in all; ms a picture, alone
-        on the device; where and when; the mean SCORES of each subset by its name.
+    Returns: `about`, as it came; config; parameters, and multiply_adds a picture; where and when;
+        samples that were seen, per_s, how many of them a second in training, and train_s in all;
+        ms a picture, alone on the device; the mean SCORES of each subset by its name. If training
+        ended with weights that are not finite: `failed`, what it said, instead of all that.
     Raises: KeyboardInterrupt: training was stopped; what `train` raises.
     """
     path = Path(run_dir) / "results.json"
@@ -49,29 +50,29 @@ def enter(
         row = json.loads(path.read_text(encoding="utf-8"))
         if (row["config"], row["scored"]) == (json.loads(json.dumps(asdict(config))), scored):
             return row | about
-    run = train(config, packs, run_dir, drive_dir=drive_dir, valid=evaluation, progress=False)
-    if not run.done:
-        raise KeyboardInterrupt(f"{run_dir} is unfinished; do this again to go on")
     cost = recipes.measure(config.network, evaluation.size)
-    n_samples = sum(config.size_of_batch(int(size)) for size in config.turns[: run.step])
-    train_s = sum(
-        seconds
-        for line in run.history
-        for name, seconds in line.items()
-        if name.endswith("_s") and name != "evaluate_s"
-    )
     row = about | {
         "config": asdict(config),
         "parameters": cost["parameters"],
         "multiply_adds": cost["multiply_adds"],
-        "samples": n_samples,
-        "train_s": round(train_s, 1),
-        "per_s": round(n_samples / train_s, 1),
-        "ms": round(milliseconds(run.model, evaluation.size), 2),
         "machine": timing.machine(),
         "date": timing.utc_now()[:10],
         "scored": scored,
     }
+    try:
+        run = train(config, packs, run_dir, drive_dir=drive_dir, valid=evaluation, progress=False)
+    except FloatingPointError as error:  # a result, too: other entries go on
+        row["failed"] = str(error).partition(".")[0]
+        runs.write_json(path, row)
+        return row
+    if not run.done:
+        raise KeyboardInterrupt(f"{run_dir} is unfinished; do this again to go on")
+    blocks = timing.blocks(run.history)
+    train_s = sum(blocks.values()) - blocks.get("evaluate", 0)
+    row["samples"] = sum(config.size_of_batch(int(size)) for size in config.turns[: run.step])
+    row["train_s"] = round(train_s, 3)
+    row["per_s"] = round(row["samples"] / train_s, 1)
+    row["ms"] = round(milliseconds(run.model, evaluation.size), 2)
     row |= scores(unet.predictor(run.model), evaluation, n_scored)
     runs.write_json(path, row)
     return row
@@ -103,19 +104,22 @@ def stored() -> list[dict]:
 
 
 def table(rows: list[dict], subset: str = "unseen_both") -> list[dict]:
-    """A line for each entry, budget and kind of data: `seeds`, its COSTS, the mean of each score
-    over its seeds, and `± iou`, their standard deviation (NaN of one). Best mask last."""
+    """A line for each entry, budget and kind of data: `seeds`, how many `failed`, its COSTS, the
+    mean of each score over the seeds that did not, and `± iou`, their standard deviation (NaN of
+    one). Best mask last."""
     lines = []
-    for (data, entry, budget), found in _grouped(rows).items():
-        line = {"data": data, "entry": entry, "budget": budget, "seeds": len(found)}
-        line |= {name: found[0][name] for name in COSTS if name in found[0]}
+    for (data, entry, budget), came in _grouped(rows).items():
+        found = [row for row in came if subset in row]
+        line = {"data": data, "entry": entry, "budget": budget, "seeds": len(came)}
+        line["failed"] = len(came) - len(found)
+        line |= {name: came[0][name] for name in COSTS if name in came[0]}
         for name in SCORES:
             if values := [row[subset][name] for row in found if name in row[subset]]:
                 line[name] = float(np.mean(values))
         ious = [row[subset]["iou"] for row in found]
         line["± iou"] = float(np.std(ious, ddof=1)) if len(ious) > 1 else math.nan
         lines.append(line)
-    return sorted(lines, key=lambda line: line["iou"])
+    return sorted(lines, key=lambda line: line.get("iou", 0))
 
 
 def compare(
@@ -125,14 +129,15 @@ def compare(
 
     Returns: gain, above 0 if `one` is better, whichever way the score runs; noise, twice the
         standard error of a difference, from the spread over seeds of all entries of that budget
-        (one equal pair in twenty differs by more); both means; budget.
+        (one equal pair in twenty differs by more); both means; budget. Failed runs do not count.
     Raises: ValueError: they have no budget in common, no entry of it has two seeds, or data differ.
     """
     if len({row.get("data") for row in rows}) > 1:
         raise ValueError("rows of several kinds of data came, needed one: what differs is the data")
+    finished = [row for row in rows if subset in row]
     groups = {
         key[1:]: [row[subset][score] for row in found if score in row[subset]]
-        for key, found in _grouped(rows).items()
+        for key, found in _grouped(finished).items()
     }
     budgets = [budget for entry, budget in groups if entry == one and (other, budget) in groups]
     if not budgets:
