@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import itertools
 import os
 import sys
 import warnings
@@ -105,25 +104,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(p)
 
     p = add(predict, "mask, depth and cut-out of photographs, a video or a camera")
-    p.add_argument("bg", help="picture of the empty scene; or: first, for the first frame of INPUT")
-    p.add_argument("input", help="a picture, a folder of them, a video, or a camera (0, rtsp://..)")
-    p.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    p.add_argument(
-        "--size",
-        type=int,
-        default=cameras.LONG_SIDE,
-        help=f"pixels of the long side, in the network (default {cameras.LONG_SIDE})",
-    )
-    p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
-    p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
-    known = p.add_mutually_exclusive_group()
-    known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
-    known.add_argument(
-        "--bg-depth",
-        type=Path,
-        metavar="PNG",
-        help="the empty scene's depth: 16 bits, millimetres",
-    )
+    cameras.add_arguments(p)
     _add_network(p, "the one that comes with evalib")
 
     p = add(compose, "paste cut-outs into empty scenes, and write them as a data set")
@@ -214,15 +195,6 @@ def _config(args: argparse.Namespace, source: sources.Source, streamed: bool) ->
     return dataclasses.replace(what, way=way)
 
 
-def _point(text: str) -> tuple[int, int, float]:
-    try:
-        x, y, metres = text.split(",")
-        return int(x), int(y), float(metres)
-    except ValueError:
-        needed = "needed X,Y,METRES such as 320,400,3.2: a pixel of bg and its distance"
-        raise argparse.ArgumentTypeError(f"{text!r} came, {needed}") from None
-
-
 def _model(args: argparse.Namespace, default: Path | None = None) -> nn.Module:
     """The network that was named, or `default`, or that of the last run; which one, is told."""
     path = args.run or args.weights or default or runs.newest(OUTPUT)
@@ -243,24 +215,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    model = _model(args, weights.DEFAULT)
-    frames, fps = cameras.read(args.input, every=args.every)
-    first = next(frames)
-    bg = first[1] if args.bg == "first" else cameras.load_photo(args.bg)
-    camera = cameras.Camera(model, bg, long_side=args.size)
-    if args.calibrate:
-        print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
-    if args.bg_depth:
-        camera.anchor(cameras.load_depth(args.bg_depth))
-    with cameras.overlay(args.overlay, fps) as show:
-        for name, img in itertools.chain([first], frames):
-            try:
-                mask_pred, depth_pred = camera(img)
-            except ValueError as error:  # of other proportions: which one?
-                raise ValueError(f"{name or args.input}: {error}") from error
-            show(img, mask_pred)
-            paths = cameras.write_prediction(args.out, mask_pred, depth_pred, img=img, name=name)
-            print(*paths, sep="\n")
+    cameras.predict(_model(args, weights.DEFAULT), args)
 
 
 def compose(args: argparse.Namespace) -> None:

@@ -387,6 +387,62 @@ def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
     np.testing.assert_allclose(camera(bg)[1], 0.4, rtol=1e-3)
 
 
+def test_a_camera_that_may_have_moved_compares_with_the_empty_scene_from_where_it_is():
+    bg = np.array(Image.fromarray(noise(12, 18)).resize((180, 120), Image.Resampling.BICUBIC))
+    img = bg.copy()
+    img[:, 5:] = bg[:, :-5]
+    img[40:80, 60:90] = 255
+    mask_pred, _ = predict_pair(Stub(), bg, img, align=True)
+    assert mask_pred[40:80, 60:90].mean() > 0.8
+    mask_pred[38:82, 58:92] = 0
+    assert mask_pred.mean() < 0.001
+    assert predict_pair(Stub(), bg, img)[0][90:].mean() > 0.01  # without
+    with pytest.warns(UserWarning, match="the empty scene is taken as it is"):
+        maps = predict_pair(Stub(), bg, np.ascontiguousarray(bg[::-1]), align=True)
+    np.testing.assert_array_equal(maps, predict_pair(Stub(), bg, bg[::-1].copy()))
+
+
+def test_the_measured_depth_of_the_empty_scene_moves_with_it():
+    bg = np.array(Image.fromarray(noise(12, 18)).resize((180, 120), Image.Resampling.BICUBIC))
+    img = np.concatenate([bg[:, :10], bg[:, :-10]], 1)
+    camera = Camera(Stub(), bg, align=True)
+    metres = np.full((120, 180), 2, np.float32)
+    metres[:, 90:] = 4
+    camera.anchor(metres)
+    depth = camera(img)[1]
+    assert np.median(depth[:, 92:98]) == pytest.approx(0.2, rel=0.01)
+    assert np.median(depth[:, 110:]) == pytest.approx(0.4, rel=0.01)
+
+
+def test_the_empty_scene_follows_the_light_but_nothing_new():
+    bg = np.full((40, 60, 3), 100, np.uint8)
+    camera = Camera(Stub(), bg, refresh=8)
+    for step in range(1, 161):  # half a grey value a frame: the stub would call 64 more new
+        frame = np.full_like(bg, round(100 + step / 2))
+        frame[10:20, 10:20] = 250
+        mask_pred, _ = camera(frame)
+    assert mask_pred[12:18, 12:18].min() > 0.5 > mask_pred[25:].max()
+    assert 170 < camera.bg[30, 30, 0] < 180  # behind by about 8 frames
+    assert (camera.bg[10:20, 10:20] == 100).all()
+    assert Camera(Stub(), bg)(frame)[0][25:].min() > 0.5
+    with pytest.raises(ValueError, match="only a camera that stands still"):
+        Camera(Stub(), bg, refresh=8, align=True)
+
+
+def test_a_scene_that_does_not_follow_is_encoded_once_and_one_that_does_eight_times_a_while(
+    monkeypatch,
+):
+    model, frame = recipes.build("small").eval(), noise(40, 60)
+    encoded, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    for refresh, times in ((0, 1), (16, 16)):
+        encoded.clear()
+        camera = Camera(model, frame, refresh=refresh)
+        for _ in range(32):
+            camera(frame)
+        assert len(encoded) == times
+
+
 def test_a_depth_map_comes_back_as_it_was_written(tmp_path):
     mask_pred = np.zeros((4, 6), np.float32)
     depth_pred = np.linspace(0, 1.2, 24, dtype=np.float32).reshape(4, 6)
@@ -450,6 +506,15 @@ def test_written_files_hold_what_was_predicted(tmp_path):
     write_prediction(tmp_path / "new" / "out", mask_pred[:, :3], depth_pred[:, :3])
     assert np.asarray(Image.open(paths[0])).tolist() == [[0, 0, 255]]
     np.testing.assert_array_equal(np.asarray(Image.open(paths[2])), colour[:, :3])
+
+
+def test_only_the_kinds_that_were_asked_for_are_written(tmp_path):
+    maps = np.zeros((4, 6)), np.zeros((4, 6))
+    paths = write_prediction(tmp_path, *maps, kinds=("depth", "mask"), img=noise(4, 6))
+    assert [path.name for path in paths] == ["depth.png", "mask.png"]
+    assert len([*tmp_path.iterdir()]) == 2
+    with pytest.raises(ValueError, match="colour came, needed one or more of mask, depth"):
+        write_prediction(tmp_path, *maps, kinds=("mask", "colour"))
 
 
 def test_writing_refuses_a_file_as_folder_and_broken_maps(tmp_path):

@@ -107,6 +107,31 @@ def test_predict_takes_a_folder_with_its_first_frame_as_background_and_makes_a_v
     assert [path.name for path in (tmp_path / "again" / "mask").iterdir()] == ["000000.png"]
 
 
+def test_predict_writes_what_it_was_asked_for_and_nothing_else(trained, scene, tmp_path, capsys):
+    bg, folder, out = scene
+    assert predict(trained, bg, folder, out, "--write", "mask", "cutout") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["cutout", "mask"]
+    assert capsys.readouterr().out.split() == [str(out / "mask"), str(out / "cutout")]
+    video = tmp_path / "seen.mp4"
+    line = f"predict {bg} {folder} --overlay {video} --run {trained / 'run'}"
+    assert cli.main(line.split()) == 0
+    assert video.stat().st_size and capsys.readouterr().out.split() == [str(video)]
+    assert cli.main(line.split()[:3]) == 2
+    assert "needed where to write: --out FOLDER, --overlay" in capsys.readouterr().err
+
+
+def test_predict_makes_an_empty_scene_of_a_film_follows_the_light_or_the_camera(
+    trained, scene, capsys
+):
+    bg, folder, out = scene
+    for name in "cde":
+        Image.open(bg).save(folder / f"{name}.png")  # most of the time nothing is new
+    assert predict(trained, "median", folder, out, "--refresh", "1s") == 0
+    assert predict(trained, bg, folder / "c.png", out, "--align") == 0
+    assert predict(trained, bg, folder, out, "--refresh", "soon") == 2
+    assert "'soon' is no time" in capsys.readouterr().err
+
+
 def test_predict_names_the_picture_that_does_not_fit_the_others(trained, scene, capsys):
     bg, folder, out = scene
     Image.new("RGB", (60, 90)).save(folder / "upright.png")

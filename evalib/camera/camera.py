@@ -10,12 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evalib import unet
+from evalib.camera import align
 from evalib.camera.anchor import anchored
 
 LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; chosen by rooms
 METRES = 10.0  # of depth 1
 NEAREST_M, FARTHEST_M = 0.1, 9.9  # beyond, depth is clipped, or a sigmoid's far end
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
+STILL = 0.1  # the probability of new below which the empty scene may follow
+MARGIN = 0.02  # of the long side, around what is new, in which it does not follow either
+STEPS = 8  # in which it follows: each costs the background's features once more
 
 
 class Camera:
@@ -28,16 +32,35 @@ class Camera:
     Input:
         bg:        (H', W', 3) uint8, the empty scene.
         long_side: pixels of the longer side inside the network.
-    Raises: ValueError: `bg` is no uint8 RGB array, or `long_side` is too small.
+        align:     the camera may have moved: `bg` is brought to where it stands, for each frame.
+        refresh:   frames in which `bg` follows the light of the day where nothing is new (the time
+                   constant of an exponential mean); 0: it stays as it is.
+    Raises: ValueError: `bg` is no uint8 RGB array, `long_side` is too small, or both `align` and
+        `refresh` are asked for.
     """
 
-    def __init__(self, model: nn.Module, bg: np.ndarray, *, long_side: int = LONG_SIDE) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        bg: np.ndarray,
+        *,
+        long_side: int = LONG_SIDE,
+        align: bool = False,
+        refresh: float = 0,
+    ) -> None:
         _check_photo("bg", bg)
         if long_side < unet.MIN_SIZE:
             raise ValueError(f"long_side is {long_side}, needed {unet.MIN_SIZE} or more")
+        if refresh < 0 or (align and refresh):
+            needed = "needed 0 or more, and 0 with align: only a camera that stands still can"
+            raise ValueError(f"refresh is {refresh} frames, {needed} follow the light")
         self.model = model
         self.bg = bg
         self.long_side = long_side
+        self.align = align
+        self.refresh = refresh
+        self._n_waited = 0  # frames since `bg` followed
+        self._exact_bg = bg.astype(np.float32) if refresh else None  # steps may be less than 1/255
         self.scale = 1.0  # of depth; see `calibrate`
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
@@ -48,32 +71,64 @@ class Camera:
         Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
             which is 0..1 times `scale`, or agrees with what `anchor` was given.
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
+            Or: nobody can tell how the camera moved; `bg` is taken as it is.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
         """
-        mask_pred, depth_pred = self._look(frame)
-        if self.bg_depth is None:
-            return mask_pred, depth_pred * self.scale
-        nearest = Image.Resampling.NEAREST  # between two depths lies nothing
-        bg_depth = Image.fromarray(self.bg_depth).resize(frame.shape[1::-1], nearest)
-        depth = anchored(mask_pred, depth_pred, np.asarray(bg_depth))
-        return mask_pred, depth.astype(np.float32)
-
-    def _look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the network says, at the size of `frame`."""
         _check_photo("img", frame)
         sizes = _check_proportions(self.bg, "img", frame)
+        if self.bg.shape != frame.shape:
+            warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=2)
+        how = self._motion(frame) if self.align else None
+        mask_pred, depth_pred = self._look(frame, how)
+        if self.refresh:
+            self._follow(frame, mask_pred)
+        if self.bg_depth is None:
+            return mask_pred, depth_pred * self.scale
+        bg_depth = _resized(self.bg_depth, frame.shape[:2])
+        if how is not None:
+            bg_depth = align.moved(bg_depth, how, np.float32(0))
+        depth = anchored(mask_pred, depth_pred, bg_depth)
+        return mask_pred, depth.astype(np.float32)
+
+    def _look(self, frame: np.ndarray, how: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """What the network says, at the size of `frame`; `how` the camera moved since `bg`."""
         full = frame.shape[:2]
-        if self.bg.shape[:2] != full:
-            warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=3)
         scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
         size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
-        if size not in self._kept:
-            bg = _shrunk(self.bg, size)
-            self._kept = {size: (bg, unet.encode(self.model, bg))}
-        bg, features = self._kept[size]
+        if how is not None:
+            bg = _shrunk(align.moved(_resized(self.bg, full), how, frame), size)
+            features = None
+        else:
+            if size not in self._kept:
+                bg = _shrunk(self.bg, size)
+                self._kept = {size: (bg, unet.encode(self.model, bg))}
+            bg, features = self._kept[size]
         maps = torch.cat(unet.predict(self.model, bg, _shrunk(frame, size), features), dim=1)
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
         return tuple(maps[0].cpu().numpy())
+
+    def _motion(self, frame: np.ndarray) -> np.ndarray | None:
+        try:
+            return align.motion(_resized(self.bg, frame.shape[:2]), frame)
+        except ValueError as error:
+            warnings.warn(f"{error}; the empty scene is taken as it is", stacklevel=3)
+
+    def _follow(self, frame: np.ndarray, mask_pred: np.ndarray) -> None:
+        """Bring `bg` nearer to `frame` where nothing is new, once in a while."""
+        import cv2  # here, because few commands need it
+
+        self._n_waited += 1
+        if self._n_waited < self.refresh / STEPS:
+            return
+        share = 1 - math.exp(-self._n_waited / self.refresh)
+        self._n_waited = 0
+        width = 2 * math.ceil(MARGIN * max(mask_pred.shape)) + 1
+        near_new = cv2.dilate(mask_pred, np.ones((width, width), np.uint8))
+        still = _resized((near_new < STILL).astype(np.float32), self.bg.shape[:2])
+        here = _resized(frame, self.bg.shape[:2]).astype(np.float32)
+        self._exact_bg += share * still[..., None] * (here - self._exact_bg)
+        self.bg = self._exact_bg.round().astype(np.uint8)
+        self._kept = {}
 
     def anchor(self, bg_depth: np.ndarray) -> None:
         """Say how far away everything in `bg` is; from then on depth agrees with it (`anchored`).
@@ -116,10 +171,15 @@ class Camera:
 
 
 def predict_pair(
-    model: nn.Module, bg: np.ndarray, img: np.ndarray, *, long_side: int = LONG_SIDE
+    model: nn.Module,
+    bg: np.ndarray,
+    img: np.ndarray,
+    *,
+    long_side: int = LONG_SIDE,
+    align: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """mask_pred, depth_pred of one pair of photos, uint8 RGB: as `Camera(model, bg)(img)`."""
-    return Camera(model, bg, long_side=long_side)(img)
+    return Camera(model, bg, long_side=long_side, align=align)(img)
 
 
 def _check_photo(name: str, photo: np.ndarray) -> None:
@@ -137,6 +197,14 @@ def _check_proportions(bg: np.ndarray, name: str, other: np.ndarray) -> str:
         todo = "take both with one fixed camera and one setting, or crop them to the same view"
         raise ValueError(f"{sizes}: the proportions differ; {todo}")
     return sizes
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A photo, or by the nearest pixel a map of float32: between two depths lies nothing."""
+    if image.shape[:2] == size:
+        return image
+    way = Image.Resampling.BICUBIC if image.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize(size[::-1], way))
 
 
 def _shrunk(photo: np.ndarray, size: tuple[int, int]) -> Tensor:

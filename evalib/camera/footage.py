@@ -4,9 +4,11 @@ OpenCV reads and writes video, and is imported only where one is asked for.
 """
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -17,12 +19,20 @@ from evalib.camera import photos
 FPS = 25.0  # where a source does not tell its own
 TINT = np.array([255.0, 0.0, 80.0], np.float32)  # RGB of what is new in an overlay
 NEEDED = "needed a picture, a folder of pictures, a video, or a camera (0, rtsp://...)"
+KEPT = 64  # frames for a median, at most: 380 MB of 1920x1080
 
-Frames = Iterator[tuple[str, np.ndarray]]
+
+class Film(NamedTuple):
+    """What was opened: `frames` as (name, (H, W, 3) uint8 RGB), `fps` of them a second, and `n` of
+    them in all, as far as the file tells; None: a camera, which has no end."""
+
+    frames: Iterator[tuple[str, np.ndarray]]
+    fps: float
+    n: int | None
 
 
-def read(source: str | Path, *, every: int = 1) -> tuple[Frames, float]:
-    """Frames as (name, (H, W, 3) uint8 RGB), and how many a second.
+def read(source: str | Path, *, every: int = 1) -> Film:
+    """Open pictures in a row.
 
     Input:
         source: a photo (its name is ""), a folder of photos (in the order of their names), a video
@@ -34,46 +44,79 @@ def read(source: str | Path, *, every: int = 1) -> tuple[Frames, float]:
     if every < 1:
         raise ValueError(f"every is {every}, needed 1 or more: 1 takes all frames")
     path = Path(source)
-    is_camera = str(source).isdigit() or "://" in str(source)
     if path.is_dir():
-        return _folder(path, every), FPS / every
+        return _folder(path, every)
     if path.is_file():
         try:
-            return iter([("", photos.load_photo(path))]), FPS
+            return Film(iter([("", photos.load_photo(path))]), FPS, 1)
         except ValueError as error:
             if not isinstance(error.__cause__, UnidentifiedImageError):
                 raise  # a picture, and a broken one
-    elif not is_camera:
+    elif not _is_camera(source):
         raise FileNotFoundError(f"there is no {source}, {NEEDED}: check its name")
     return _video(str(source), every)
 
 
-def _folder(folder: Path, every: int) -> Frames:
-    used = set()
+def median(source: str | Path) -> np.ndarray:
+    """The empty scene of a film that never shows it: the median of each pixel, (H, W, 3) uint8,
+    over up to KEPT frames of all its length. Right where most of the time nothing new is seen.
+
+    Raises: ValueError: a camera, which has no end; less than 3 frames, or of several sizes; what
+        `read` raises.
+    """
+    if _is_camera(source):
+        raise ValueError(f"{source} is a camera, needed a film or a folder that ends: record one")
+    kept, step = [], 1
+    for number, (_, frame) in enumerate(read(source).frames):
+        if number % step == 0:
+            kept.append(frame)
+        if len(kept) == KEPT:  # every second one stays, of the rest every second one comes
+            kept = kept[::2]
+            step *= 2
+    sizes = sorted({frame.shape for frame in kept})
+    if len(kept) < 3 or len(sizes) > 1:
+        came = f"{len(kept)} frames, (height, width, colours) {', '.join(map(str, sizes))}"
+        raise ValueError(f"{source} has {came}; needed 3 or more of one size for a median")
+    rows = [np.median([frame[y] for frame in kept], axis=0) for y in range(len(kept[0]))]
+    return np.stack(rows).round().astype(np.uint8)
+
+
+def _is_camera(source: str | Path) -> bool:
+    return str(source).isdigit() or "://" in str(source)
+
+
+def _folder(folder: Path, every: int) -> Film:
     paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    for path in paths[::every]:
-        try:
-            photo = photos.load_photo(path)
-        except ValueError as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-            continue
-        name = path.name if path.stem in used else path.stem  # a.jpg beside a.png
-        used.add(name)
-        yield name, photo
-    if not used:
-        needed = f"needed photos ({', '.join(pictures.FORMATS)})"
-        raise ValueError(f"no readable picture in {folder}, {needed}")
+    paths = paths[::every]
+
+    def frames() -> Iterator[tuple[str, np.ndarray]]:
+        used = set()
+        for path in paths:
+            try:
+                photo = photos.load_photo(path)
+            except ValueError as error:
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+                continue
+            name = path.name if path.stem in used else path.stem  # a.jpg beside a.png
+            used.add(name)
+            yield name, photo
+        if not used:
+            needed = f"needed photos ({', '.join(pictures.FORMATS)})"
+            raise ValueError(f"no readable picture in {folder}, {needed}")
+
+    return Film(frames(), FPS / every, len(paths))
 
 
-def _video(source: str, every: int) -> tuple[Frames, float]:
+def _video(source: str, every: int) -> Film:
     import cv2
 
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     fps = capture.get(cv2.CAP_PROP_FPS)
     if not 0 < fps < 1000:
         fps = FPS
+    n = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0, or nonsense, where the file does not tell
 
-    def frames() -> Frames:
+    def frames() -> Iterator[tuple[str, np.ndarray]]:
         number = 0
         try:
             while capture.grab():
@@ -86,7 +129,7 @@ def _video(source: str, every: int) -> tuple[Frames, float]:
         if not number:
             raise ValueError(f"no frame comes from {source}, {NEEDED}: convert it")
 
-    return frames(), fps / every
+    return Film(frames(), fps / every, math.ceil(n / every) if 0 < n < 1e9 else None)
 
 
 @contextlib.contextmanager
@@ -111,7 +154,9 @@ def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
             size = img.shape[1::-1]
             if not writer.open(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, size):
                 raise ValueError(f"cannot write {path}: needed NAME.mp4 in an existing folder")
-        frame = np.where(mask_pred[..., None] > 0.5, (img + TINT) / 2, img).astype(np.uint8)
+        frame = img.copy()
+        new = mask_pred > 0.5
+        frame[new] = (frame[new] + TINT) / 2
         writer.write(cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), size))
 
     try:

@@ -1,5 +1,6 @@
 """People's own photographs: read them, and write what the network saw."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 from evalib import pictures
 from evalib.camera.camera import METRES
 from evalib.pictures import Source
+
+KINDS = ("mask", "depth", "depth_colour", "cutout")  # of pictures of a prediction
 
 
 def load_photo(source: Source) -> np.ndarray:
@@ -43,6 +46,7 @@ def write_prediction(
     *,
     img: np.ndarray | None = None,
     name: str = "",
+    kinds: Sequence[str] = KINDS,
 ) -> list[Path]:
     """Write pictures to `out_dir`, made if missing: KIND.png, or with a `name` KIND/NAME.png.
 
@@ -51,27 +55,36 @@ def write_prediction(
         depth_pred: (H, W), z / 10 m; "depth" is in millimetres, 0..65535 (16 bits), and
                     "depth_colour" is viridis from dark (0 m) to bright (10 m), never stretched.
         img:        (H, W, 3) uint8, for "cutout": its new pixels, the others transparent.
-    Returns: the paths, in this order.
-    Raises: ValueError: `out_dir` is a file, or a map holds nan or inf; OSError: it cannot be made.
+        kinds:      those of KINDS to write; no cut-out without `img`.
+    Returns: the paths, in the order of `kinds`.
+    Raises: ValueError: an unknown kind, `out_dir` is a file, or a map holds nan or inf; OSError: it
+        cannot be made.
     """
     out_dir = Path(out_dir)
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"{', '.join(unknown)} came, needed one or more of {', '.join(KINDS)}")
     if out_dir.is_file():
         raise ValueError(f"{out_dir} is a file, needed a folder: name another one")
     if not np.isfinite([mask_pred, depth_pred]).all():
         raise ValueError("the prediction holds nan or inf: these weights are broken, load others")
-    viridis = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]  # (256, 3) uint8
-    mask = (mask_pred > 0.5).astype(np.uint8) * 255
-    pictures = {
-        "mask": mask,
-        "depth": np.round(np.clip(depth_pred * METRES * 1000, 0, 65535)).astype(np.uint16),
-        "depth_colour": viridis[np.round(np.clip(depth_pred, 0, 1) * 255).astype(np.uint8)],
-    }
-    if img is not None:  # what is not new is emptied, too: no hidden colours
-        pictures["cutout"] = np.dstack([img * (mask[..., None] > 0), mask])
     paths = []
-    for kind, pixels in pictures.items():
+    for kind in kinds:
+        if kind == "cutout" and img is None:
+            continue
         path = out_dir / (f"{kind}/{name}.png" if name else f"{kind}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        Image.fromarray(_picture(kind, mask_pred, depth_pred, img)).save(path)
         paths.append(path)
     return paths
+
+
+def _picture(kind: str, mask_pred: np.ndarray, depth_pred: np.ndarray, img) -> np.ndarray:
+    mask = (mask_pred > 0.5).astype(np.uint8) * 255
+    if kind == "mask":
+        return mask
+    if kind == "depth":
+        return np.round(np.clip(depth_pred * METRES * 1000, 0, 65535)).astype(np.uint16)
+    if kind == "depth_colour":
+        viridis = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]  # (256, 3) uint8
+        return viridis[np.round(np.clip(depth_pred, 0, 1) * 255).astype(np.uint8)]
+    return np.dstack([img * (mask[..., None] > 0), mask])  # emptied, too: no hidden colours

@@ -1,0 +1,83 @@
+"""The command `predict`: footage in, pictures and a video out, at the speed of the footage."""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from evalib import timing
+from evalib.camera import footage, photos
+from evalib.camera.camera import LONG_SIDE, Camera
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    empty = "picture of the empty scene; or, of INPUT: first, its first frame, or median, what "
+    p.add_argument("bg", help=empty + "each pixel mostly shows")
+    p.add_argument("input", help="a picture, a folder of them, a video, or a camera (0, rtsp://..)")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="for pictures")
+    kinds = {"choices": photos.KINDS, "default": photos.KINDS, "metavar": "KIND"}
+    which = f"which pictures (default: {' '.join(photos.KINDS)})"
+    p.add_argument("--write", nargs="+", **kinds, help=which)
+    p.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="video, what is new tinted")
+    size = f"pixels of the long side, in the network (default {LONG_SIDE})"
+    p.add_argument("--size", type=int, default=LONG_SIDE, help=size)
+    p.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
+    moves = p.add_mutually_exclusive_group()
+    moved = "the camera moved a little since the empty scene: undo that, for each frame"
+    moves.add_argument("--align", action="store_true", help=moved)
+    light = "the empty scene follows the light where nothing is new, within about TIME (10min)"
+    moves.add_argument("--refresh", default="0s", metavar="TIME", help=light)
+    known = p.add_mutually_exclusive_group()
+    known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
+    depth = "the empty scene's depth: 16 bits, millimetres"
+    known.add_argument("--bg-depth", type=Path, metavar="PNG", help=depth)
+
+
+def _point(text: str) -> tuple[int, int, float]:
+    try:
+        x, y, metres = text.split(",")
+        return int(x), int(y), float(metres)
+    except ValueError:
+        needed = "needed X,Y,METRES such as 320,400,3.2: a pixel of bg and its distance"
+        raise argparse.ArgumentTypeError(f"{text!r} came, {needed}") from None
+
+
+def predict(model: nn.Module, args: argparse.Namespace) -> None:
+    """What `add_arguments` understood, done; what was written is printed.
+
+    Raises: ValueError, OSError: a mistake of the user, in one sentence.
+    """
+    if not (args.out or args.overlay):
+        raise ValueError("needed where to write: --out FOLDER, --overlay FILE.mp4, or both")
+    refresh_s = timing.seconds(args.refresh)
+    film = footage.read(args.input, every=args.every)
+    first = next(film.frames)
+    if args.bg == "median":
+        bg = footage.median(args.input)
+    else:
+        bg = first[1] if args.bg == "first" else photos.load_photo(args.bg)
+    light = {"align": args.align, "refresh": refresh_s * film.fps}
+    camera = Camera(model, bg, long_side=args.size, **light)
+    if args.calibrate:
+        print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
+    if args.bg_depth:
+        camera.anchor(photos.load_depth(args.bg_depth))
+    progress = tqdm(total=film.n, unit=" frames", disable=film.n == 1)
+    with footage.overlay(args.overlay, film.fps) as show, progress:
+        for name, img in itertools.chain([first], film.frames):
+            try:
+                mask_pred, depth_pred = camera(img)
+            except ValueError as error:  # of other proportions: which one?
+                raise ValueError(f"{name or args.input}: {error}") from error
+            show(img, mask_pred)
+            if args.out:
+                what = {"img": img, "name": name, "kinds": args.write}
+                paths = photos.write_prediction(args.out, mask_pred, depth_pred, **what)
+            progress.update()
+    if args.out:  # of a film the folders: it has thousands of pictures
+        print(*(path.parent if name else path for path in paths), sep="\n")
+    if args.overlay:
+        print(args.overlay)
