@@ -70,9 +70,12 @@ def row(batch: dict[str, Tensor], mask_pred: Tensor, depth_pred: Tensor, title: 
     return grid({name: images[:1] for name, images in columns.items()}, title, large=True)
 
 
-def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray) -> Figure:
-    """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row."""
-    mask_pred, depth_pred = camera.predict_pair(model, bg, img)  # (H, W) each
+def pair(model: nn.Module, bg: np.ndarray, img: np.ndarray, *, align: bool = False) -> Figure:
+    """Two photographs (H, W, 3) uint8, the predicted mask and the predicted depth, in a row.
+
+    align: the camera may have moved between them, as one in a hand does.
+    """
+    mask_pred, depth_pred = camera.predict_pair(model, bg, img, align=align)  # (H, W) each
     columns = {
         "empty scene": torch.from_numpy(bg).permute(2, 0, 1) / 255,
         "with something new": torch.from_numpy(img).permute(2, 0, 1) / 255,

@@ -37,7 +37,7 @@ def own_photos(model: nn.Module, *, camera: bool = False) -> object:
         print("The browser's camera can be used on Colab only; upload two photographs instead.")
     elif camera:
         try:
-            return show.pair(model, *take_photos())
+            return show.pair(model, *take_photos(), align=True)
         except ValueError as error:
             print(f"{error}; or upload two photographs.")
     return _uploads(model)
@@ -80,7 +80,7 @@ def _uploads(model: nn.Module) -> ipywidgets.Widget:
         out.clear_output(wait=True)
         with out:
             try:
-                display(show.pair(model, *map(cameras.load_photo, photos)))
+                display(show.pair(model, *map(cameras.load_photo, photos), align=True))
             except ValueError as error:
                 print(error)
 

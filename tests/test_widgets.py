@@ -47,6 +47,7 @@ def test_uploads_are_read_in_the_form_of_both_ipywidgets_versions():
     assert widgets._uploaded(Upload(())) is None and widgets._uploaded(Upload({})) is None
 
 
+@pytest.mark.filterwarnings("ignore:.* points of both photographs agree")
 def test_two_uploaded_photos_are_predicted_and_a_broken_one_is_told(model, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(widgets, "display", shown.append)
@@ -72,6 +73,7 @@ def test_the_camera_gives_the_empty_scene_first(output):
     assert output.scripts == [widgets.TAKE_PHOTOS_JS]
 
 
+@pytest.mark.filterwarnings("ignore:.* points of both photographs agree")
 def test_on_colab_two_photos_of_the_camera_are_predicted(model, output):
     output.answer = {"photos": [data_url(10), data_url(200)]}
     assert isinstance(widgets.own_photos(model, camera=True), Figure)

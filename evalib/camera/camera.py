@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import deque
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; cho
 METRES = 10.0  # of depth 1
 NEAREST_M, FARTHEST_M = 0.1, 9.9  # beyond, depth is clipped, or a sigmoid's far end
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
-STILL = 0.1  # the probability of new below which the empty scene may follow
-MARGIN = 0.02  # of the long side, around what is new, in which it does not follow either
-STEPS = 8  # in which it follows: each costs the background's features once more
+SHOTS = 8  # whose median the empty scene follows: a shadow that passes is in one or two of them
+STILL = 0.1  # a pixel with a higher probability of new, or near one, does not follow
+MARGIN = 0.02  # of the long side: what is near
 
 
 class Camera:
@@ -33,8 +34,8 @@ class Camera:
         bg:        (H', W', 3) uint8, the empty scene.
         long_side: pixels of the longer side inside the network.
         align:     the camera may have moved: `bg` is brought to where it stands, for each frame.
-        refresh:   frames in which `bg` follows the light of the day where nothing is new (the time
-                   constant of an exponential mean); 0: it stays as it is.
+        refresh:   frames after which `bg` has followed the light of the day: it becomes the median
+                   of SHOTS of the last `refresh` frames where nothing is new; 0: it stays.
     Raises: ValueError: `bg` is no uint8 RGB array, `long_side` is too small, or both `align` and
         `refresh` are asked for.
     """
@@ -59,8 +60,8 @@ class Camera:
         self.long_side = long_side
         self.align = align
         self.refresh = refresh
-        self._n_waited = 0  # frames since `bg` followed
-        self._exact_bg = bg.astype(np.float32) if refresh else None  # steps may be less than 1/255
+        self._shots = deque(maxlen=SHOTS)  # (1, 3, h, w) inside the network, nan where new
+        self._n_waited = 0  # frames since the last of them
         self.scale = 1.0  # of depth; see `calibrate`
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
@@ -80,8 +81,6 @@ class Camera:
             warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=2)
         how = self._motion(frame) if self.align else None
         mask_pred, depth_pred = self._look(frame, how)
-        if self.refresh:
-            self._follow(frame, mask_pred)
         if self.bg_depth is None:
             return mask_pred, depth_pred * self.scale
         bg_depth = _resized(self.bg_depth, frame.shape[:2])
@@ -103,7 +102,10 @@ class Camera:
                 bg = _shrunk(self.bg, size)
                 self._kept = {size: (bg, unet.encode(self.model, bg))}
             bg, features = self._kept[size]
-        maps = torch.cat(unet.predict(self.model, bg, _shrunk(frame, size), features), dim=1)
+        shot = _shrunk(frame, size)
+        maps = torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
+        if self.refresh:
+            self._follow(shot, maps[:, :1])
         maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
         return tuple(maps[0].cpu().numpy())
 
@@ -113,22 +115,22 @@ class Camera:
         except ValueError as error:
             warnings.warn(f"{error}; the empty scene is taken as it is", stacklevel=3)
 
-    def _follow(self, frame: np.ndarray, mask_pred: np.ndarray) -> None:
-        """Bring `bg` nearer to `frame` where nothing is new, once in a while."""
-        import cv2  # here, because few commands need it
-
+    def _follow(self, shot: Tensor, mask_pred: Tensor) -> None:
+        """Keep a shot now and then, and let `bg` be their median where enough show nothing new."""
         self._n_waited += 1
-        if self._n_waited < self.refresh / STEPS:
+        if self._n_waited < self.refresh / SHOTS:
             return
-        share = 1 - math.exp(-self._n_waited / self.refresh)
         self._n_waited = 0
-        width = 2 * math.ceil(MARGIN * max(mask_pred.shape)) + 1
-        near_new = cv2.dilate(mask_pred, np.ones((width, width), np.uint8))
-        still = _resized((near_new < STILL).astype(np.float32), self.bg.shape[:2])
-        here = _resized(frame, self.bg.shape[:2]).astype(np.float32)
-        self._exact_bg += share * still[..., None] * (here - self._exact_bg)
-        self.bg = self._exact_bg.round().astype(np.uint8)
-        self._kept = {}
+        size = tuple(shot.shape[2:])
+        if self._shots and self._shots[0].shape != shot.shape:
+            self._shots.clear()
+        reach = math.ceil(MARGIN * max(size))
+        near_new = F.max_pool2d(mask_pred, 2 * reach + 1, stride=1, padding=reach)
+        self._shots.append(shot.where(near_new < STILL, math.nan))
+        shots = torch.stack([*self._shots])
+        known = shots.isfinite().sum(0) >= SHOTS / 2
+        bg = shots.nanmedian(0).values.where(known, self._kept[size][0])
+        self._kept = {size: (bg, unet.encode(self.model, bg))}
 
     def anchor(self, bg_depth: np.ndarray) -> None:
         """Say how far away everything in `bg` is; from then on depth agrees with it (`anchored`).

@@ -28,7 +28,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     moves = p.add_mutually_exclusive_group()
     moved = "the camera moved a little since the empty scene: undo that, for each frame"
     moves.add_argument("--align", action="store_true", help=moved)
-    light = "the empty scene follows the light where nothing is new, within about TIME (10min)"
+    light = "the empty scene follows the light where nothing is new: what TIME (3min) mostly showed"
     moves.add_argument("--refresh", default="0s", metavar="TIME", help=light)
     known = p.add_mutually_exclusive_group()
     known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
