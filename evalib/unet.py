@@ -227,14 +227,14 @@ def _device(model: nn.Module, image: Tensor) -> torch.device:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    if not model.training:  # the usual case: to look at all layers takes a tenth of a frame
-        yield
-        return
-    model.eval()
+    was_training = model.training
+    if any(layer.training for layer in model.modules()):  # to set it takes a tenth of a frame
+        model.eval()
     try:
         yield
     finally:
-        model.train()
+        if was_training:
+            model.train()
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

@@ -397,9 +397,21 @@ def test_a_camera_that_may_have_moved_compares_with_the_empty_scene_from_where_i
     mask_pred[38:82, 58:92] = 0
     assert mask_pred.mean() < 0.001
     assert predict_pair(Stub(), bg, img)[0][90:].mean() > 0.01  # without
-    with pytest.warns(UserWarning, match="the empty scene is taken as it is"):
+    with pytest.warns(UserWarning, match="the camera is taken to be where it was"):
         maps = predict_pair(Stub(), bg, np.ascontiguousarray(bg[::-1]), align=True)
     np.testing.assert_array_equal(maps, predict_pair(Stub(), bg, bg[::-1].copy()))
+
+
+def test_where_the_camera_is_cannot_be_told_it_is_where_it_was_last():
+    bg = np.array(Image.fromarray(noise(12, 18)).resize((180, 120), Image.Resampling.BICUBIC))
+    img = np.concatenate([bg[:, :10], bg[:, :-10]], 1)
+    camera = Camera(Stub(), bg, align=True)
+    camera(img)
+    hidden = np.full_like(bg, 40)
+    hidden[:, 110:] = img[:, 110:]
+    with pytest.warns(UserWarning, match="where it was"):
+        mask_pred, _ = camera(hidden)
+    assert mask_pred[:, 112:].max() < 0.5
 
 
 def test_the_measured_depth_of_the_empty_scene_moves_with_it():
@@ -424,6 +436,9 @@ def test_the_empty_scene_follows_the_light_but_nothing_new_and_no_shadow_that_pa
             frame[30:, 30:] //= 2
         mask_pred, _ = camera(frame)
     empty = 255 * model.seen[0][0, 0].numpy()
+    smaller = np.ascontiguousarray(frame[::2, ::2])
+    with pytest.warns(UserWarning, match="bg is scaled"):
+        assert camera(smaller)[0][12:, :12].max() < 0.5  # what it followed is not forgotten
     assert mask_pred[12:18, 12:18].min() > 0.5 > mask_pred[25:].max()
     assert 170 <= empty[25, 5] < 180  # behind by some frames
     assert abs(empty[35, 50] - empty[25, 5]) <= 1

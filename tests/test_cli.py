@@ -9,6 +9,8 @@ from PIL import Image
 
 from evalib import __main__ as cli
 from evalib import config, manifest, sources
+from evalib.camera import command as predicting
+from evalib.camera import footage
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +122,34 @@ def test_predict_writes_what_it_was_asked_for_and_nothing_else(trained, scene, t
     assert "needed where to write: --out FOLDER, --overlay" in capsys.readouterr().err
 
 
-def test_predict_makes_an_empty_scene_of_a_film_follows_the_light_or_the_camera(
-    trained, scene, capsys
-):
+def test_predict_makes_an_empty_scene_of_a_film(trained, scene, tmp_path):
     bg, folder, out = scene
     for name in "cde":
         Image.open(bg).save(folder / f"{name}.png")  # most of the time nothing is new
-    assert predict(trained, "median", folder, out, "--refresh", "1s") == 0
-    assert predict(trained, bg, folder / "c.png", out, "--align") == 0
-    assert predict(trained, bg, folder, out, "--refresh", "soon") == 2
+    assert predict(trained, "median", folder, out, "--write", "depth") == 0
+    assert predict(trained, bg, folder, tmp_path / "known", "--write", "depth") == 0
+    assert (out / "depth" / "a.png").read_bytes() == (
+        tmp_path / "known" / "depth" / "a.png"
+    ).read_bytes()
+
+
+def test_predict_hands_alignment_and_refresh_to_the_camera(trained, scene, monkeypatch, capsys):
+    bg, folder, out = scene
+    asked = []
+    camera = predicting.Camera
+    monkeypatch.setattr(predicting, "Camera", lambda *a, **k: asked.append(k) or camera(*a, **k))
+    assert predict(trained, bg, folder / "a.png", out, "--align") == 2  # there is no a.png
+    with pytest.warns(UserWarning, match="taken to be where it was"):
+        assert predict(trained, bg, folder / "a.jpg", out, "--align") == 0
+    with pytest.warns(UserWarning, match="--refresh 4 is longer than all 2 frames"):
+        assert predict(trained, bg, folder, out, "--refresh", "4") == 0
+    assert [(k["align"], k["refresh"]) for k in asked] == [(True, 0), (False, 4)]
+    assert predict(trained, bg, folder, out, "--refresh", "3min") == 2
+    assert "a folder tells no time; give a number of frames" in capsys.readouterr().err
+    assert predict(trained, bg, bg, out, "--refresh", "soon") == 2
     assert "'soon' is no time" in capsys.readouterr().err
+    film = footage.Film(iter(()), 5.0, 10_000)
+    assert predicting._frames("3min", film) == 900
 
 
 def test_predict_names_the_picture_that_does_not_fit_the_others(trained, scene, capsys):

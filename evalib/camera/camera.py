@@ -60,8 +60,10 @@ class Camera:
         self.long_side = long_side
         self.align = align
         self.refresh = refresh
+        self._bg_points = None  # of bg in the size of frames, and that size
+        self._how = None  # the camera moved, when that could last be told
         self._shots = deque(maxlen=SHOTS)  # (1, 3, h, w) inside the network, nan where new
-        self._n_waited = 0  # frames since the last of them
+        self._n_waited = 0.0  # frames since the last of them
         self.scale = 1.0  # of depth; see `calibrate`
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
@@ -72,64 +74,70 @@ class Camera:
         Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
             which is 0..1 times `scale`, or agrees with what `anchor` was given.
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
-            Or: nobody can tell how the camera moved; `bg` is taken as it is.
+            Or: nobody can tell how the camera moved; it is taken to be where it was.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
         """
         _check_photo("img", frame)
         sizes = _check_proportions(self.bg, "img", frame)
         if self.bg.shape != frame.shape:
             warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=2)
-        how = self._motion(frame) if self.align else None
-        mask_pred, depth_pred = self._look(frame, how)
+        if self.align:
+            self._find(frame)
+        shot, maps = self._look(frame)
+        if self.refresh:
+            self._follow(shot, maps[:, :1])
+        mask_pred, depth_pred = _enlarged(maps, frame.shape[:2])
         if self.bg_depth is None:
             return mask_pred, depth_pred * self.scale
         bg_depth = _resized(self.bg_depth, frame.shape[:2])
-        if how is not None:
-            bg_depth = align.moved(bg_depth, how, np.float32(0))
+        if self._how is not None:
+            bg_depth = align.moved(bg_depth, self._how, np.float32(0))
         depth = anchored(mask_pred, depth_pred, bg_depth)
         return mask_pred, depth.astype(np.float32)
 
-    def _look(self, frame: np.ndarray, how: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """What the network says, at the size of `frame`; `how` the camera moved since `bg`."""
+    def _look(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`frame` inside the network, (1, 3, h, w), and what it says, (1, 2, h, w)."""
         full = frame.shape[:2]
         scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
         size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
-        if how is not None:
-            bg = _shrunk(align.moved(_resized(self.bg, full), how, frame), size)
+        if self._how is not None:
+            bg = _shrunk(align.moved(_resized(self.bg, full), self._how, frame), size)
             features = None
         else:
             if size not in self._kept:
                 bg = _shrunk(self.bg, size)
+                if self._shots:  # it has followed the light
+                    (before, _), *_ = self._kept.values()
+                    bg = F.interpolate(before, size, mode="bilinear", align_corners=False)
+                    self._shots.clear()
                 self._kept = {size: (bg, unet.encode(self.model, bg))}
             bg, features = self._kept[size]
         shot = _shrunk(frame, size)
-        maps = torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
-        if self.refresh:
-            self._follow(shot, maps[:, :1])
-        maps = F.interpolate(maps, full, mode="bilinear", align_corners=False)  # (1, 2, H, W)
-        return tuple(maps[0].cpu().numpy())
+        return shot, torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
 
-    def _motion(self, frame: np.ndarray) -> np.ndarray | None:
+    def _find(self, frame: np.ndarray) -> None:
+        """Where the camera is now; if that cannot be told, where it was last."""
+        full = frame.shape[:2]
+        if self._bg_points is None or self._bg_points[0] != full:
+            self._bg_points = full, align.points(_resized(self.bg, full))
         try:
-            return align.motion(_resized(self.bg, frame.shape[:2]), frame)
+            self._how = align.motion(self._bg_points[1], align.points(frame), full)
         except ValueError as error:
-            warnings.warn(f"{error}; the empty scene is taken as it is", stacklevel=3)
+            warnings.warn(f"{error}; the camera is taken to be where it was", stacklevel=3)
 
     def _follow(self, shot: Tensor, mask_pred: Tensor) -> None:
         """Keep a shot now and then, and let `bg` be their median where enough show nothing new."""
         self._n_waited += 1
         if self._n_waited < self.refresh / SHOTS:
             return
-        self._n_waited = 0
+        self._n_waited = max(0, self._n_waited - self.refresh / SHOTS)
         size = tuple(shot.shape[2:])
-        if self._shots and self._shots[0].shape != shot.shape:
-            self._shots.clear()
         reach = math.ceil(MARGIN * max(size))
         near_new = F.max_pool2d(mask_pred, 2 * reach + 1, stride=1, padding=reach)
         self._shots.append(shot.where(near_new < STILL, math.nan))
         shots = torch.stack([*self._shots])
-        known = shots.isfinite().sum(0) >= SHOTS / 2
-        bg = shots.nanmedian(0).values.where(known, self._kept[size][0])
+        known = shots.isfinite().sum(0) > SHOTS / 2
+        bg = shots.nanquantile(0.5, dim=0).where(known, self._kept[size][0])
         self._kept = {size: (bg, unet.encode(self.model, bg))}
 
     def anchor(self, bg_depth: np.ndarray) -> None:
@@ -162,7 +170,7 @@ class Camera:
             raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
         if not 0 < metres < math.inf:
             raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
-        _, depth_pred = self._look(self.bg)
+        _, depth_pred = _enlarged(self._look(self.bg)[1], (height, width))
         seen = METRES * depth_pred[y, x]
         if not NEAREST_M <= seen <= FARTHEST_M:
             text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
@@ -199,6 +207,12 @@ def _check_proportions(bg: np.ndarray, name: str, other: np.ndarray) -> str:
         todo = "take both with one fixed camera and one setting, or crop them to the same view"
         raise ValueError(f"{sizes}: the proportions differ; {todo}")
     return sizes
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps of (1, 2, h, w), at the size of the frame."""
+    maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return tuple(maps[0].cpu().numpy())
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

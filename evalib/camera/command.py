@@ -2,7 +2,9 @@
 
 import argparse
 import itertools
+import math
 import sys
+import warnings
 from pathlib import Path
 
 from torch import nn
@@ -28,8 +30,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     moves = p.add_mutually_exclusive_group()
     moved = "the camera moved a little since the empty scene: undo that, for each frame"
     moves.add_argument("--align", action="store_true", help=moved)
-    light = "the empty scene follows the light where nothing is new: what TIME (3min) mostly showed"
-    moves.add_argument("--refresh", default="0s", metavar="TIME", help=light)
+    light = "the empty scene follows the light: what TIME (3min, or a number of frames) mostly "
+    light += "showed where nothing is new"
+    moves.add_argument("--refresh", default="0", metavar="TIME", help=light)
     known = p.add_mutually_exclusive_group()
     known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
     depth = "the empty scene's depth: 16 bits, millimetres"
@@ -46,21 +49,20 @@ def _point(text: str) -> tuple[int, int, float]:
 
 
 def predict(model: nn.Module, args: argparse.Namespace) -> None:
-    """What `add_arguments` understood, done; what was written is printed.
+    """What `add_arguments` understood, done; where to look for it is printed.
 
     Raises: ValueError, OSError: a mistake of the user, in one sentence.
     """
     if not (args.out or args.overlay):
         raise ValueError("needed where to write: --out FOLDER, --overlay FILE.mp4, or both")
-    refresh_s = timing.seconds(args.refresh)
     film = footage.read(args.input, every=args.every)
+    refresh = _frames(args.refresh, film)
     first = next(film.frames)
     if args.bg == "median":
         bg = footage.median(args.input)
     else:
         bg = first[1] if args.bg == "first" else photos.load_photo(args.bg)
-    light = {"align": args.align, "refresh": refresh_s * film.fps}
-    camera = Camera(model, bg, long_side=args.size, **light)
+    camera = Camera(model, bg, long_side=args.size, align=args.align, refresh=refresh)
     if args.calibrate:
         print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
     if args.bg_depth:
@@ -76,8 +78,24 @@ def predict(model: nn.Module, args: argparse.Namespace) -> None:
             if args.out:
                 what = {"img": img, "name": name, "kinds": args.write}
                 paths = photos.write_prediction(args.out, mask_pred, depth_pred, **what)
+                if name == first[0]:  # of a film the folders: it has thousands of pictures
+                    print(*(path.parent if name else path for path in paths), sep="\n", flush=True)
             progress.update()
-    if args.out:  # of a film the folders: it has thousands of pictures
-        print(*(path.parent if name else path for path in paths), sep="\n")
     if args.overlay:
         print(args.overlay)
+
+
+def _frames(refresh: str, film: footage.Film) -> float:
+    """How many frames of a film a time is, or that number itself.
+
+    Raises: ValueError: no time, or the film tells none. Warns: the film is shorter.
+    """
+    if refresh.isdigit():
+        n = float(refresh)
+    elif math.isnan(film.fps):
+        raise ValueError(f"--refresh {refresh}: a folder tells no time; give a number of frames")
+    else:
+        n = timing.seconds(refresh) * film.fps
+    if film.n and n > film.n:
+        warnings.warn(f"--refresh {refresh} is longer than all {film.n} frames", stacklevel=2)
+    return n

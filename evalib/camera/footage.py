@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import UnidentifiedImageError
+from tqdm.auto import tqdm
 
 from evalib import pictures
 from evalib.camera import photos
@@ -19,12 +20,12 @@ from evalib.camera import photos
 FPS = 25.0  # where a source does not tell its own
 TINT = np.array([255.0, 0.0, 80.0], np.float32)  # RGB of what is new in an overlay
 NEEDED = "needed a picture, a folder of pictures, a video, or a camera (0, rtsp://...)"
-KEPT = 64  # frames for a median, at most: 380 MB of 1920x1080
+KEPT, KEPT_BYTES = 64, 400 << 20  # frames for a median at most, and no more memory than this
 
 
 class Film(NamedTuple):
-    """What was opened: `frames` as (name, (H, W, 3) uint8 RGB), `fps` of them a second, and `n` of
-    them in all, as far as the file tells; None: a camera, which has no end."""
+    """What was opened: `frames` as (name, (H, W, 3) uint8 RGB), `fps` of them a second (nan of a
+    folder, which tells no time), and `n` of them in all; None where the source does not tell."""
 
     frames: Iterator[tuple[str, np.ndarray]]
     fps: float
@@ -59,30 +60,35 @@ def read(source: str | Path, *, every: int = 1) -> Film:
 
 def median(source: str | Path) -> np.ndarray:
     """The empty scene of a film that never shows it: the median of each pixel, (H, W, 3) uint8,
-    over up to KEPT frames of all its length. Right where most of the time nothing new is seen.
+    over up to KEPT frames from all its length. Right where most of the time nothing new is seen.
 
     Raises: ValueError: a camera, which has no end; less than 3 frames, or of several sizes; what
         `read` raises.
     """
     if _is_camera(source):
         raise ValueError(f"{source} is a camera, needed a film or a folder that ends: record one")
+    film = read(source)
     kept, step = [], 1
-    for number, (_, frame) in enumerate(read(source).frames):
+    for number, (_, frame) in enumerate(tqdm(film.frames, "median", film.n, unit=" frames")):
         if number % step == 0:
             kept.append(frame)
-        if len(kept) == KEPT:  # every second one stays, of the rest every second one comes
-            kept = kept[::2]
+        if len(kept) >= max(9, min(KEPT, KEPT_BYTES // frame.nbytes)):
+            kept = kept[::2]  # every second one stays, of the rest every second one comes
             step *= 2
     sizes = sorted({frame.shape for frame in kept})
     if len(kept) < 3 or len(sizes) > 1:
         came = f"{len(kept)} frames, (height, width, colours) {', '.join(map(str, sizes))}"
         raise ValueError(f"{source} has {came}; needed 3 or more of one size for a median")
-    rows = [np.median([frame[y] for frame in kept], axis=0) for y in range(len(kept[0]))]
-    return np.stack(rows).round().astype(np.uint8)
+    kept = kept[: len(kept) - 1 + len(kept) % 2]  # of an odd number one is in the middle
+    middle = len(kept) // 2
+    bg = np.empty_like(kept[0])
+    for y in range(len(bg)):
+        bg[y] = np.partition([frame[y] for frame in kept], middle, axis=0)[middle]
+    return bg
 
 
 def _is_camera(source: str | Path) -> bool:
-    return str(source).isdigit() or "://" in str(source)
+    return not Path(source).exists() and (str(source).isdigit() or "://" in str(source))
 
 
 def _folder(folder: Path, every: int) -> Film:
@@ -104,7 +110,7 @@ def _folder(folder: Path, every: int) -> Film:
             needed = f"needed photos ({', '.join(pictures.FORMATS)})"
             raise ValueError(f"no readable picture in {folder}, {needed}")
 
-    return Film(frames(), FPS / every, len(paths))
+    return Film(frames(), math.nan, len(paths))
 
 
 def _video(source: str, every: int) -> Film:
@@ -137,7 +143,7 @@ def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
     """An MP4 (MPEG-4 part 2): `with overlay(path, fps) as show: show(img, mask_pred)` adds a frame.
 
     What is new (mask_pred > 0.5) is tinted. All frames get the size of the first. The video is
-    whole after any end, also by Ctrl-C. Without a path nothing is written.
+    whole after any end, also by Ctrl-C. Without a path nothing is written. fps: nan is FPS.
     Raises: ValueError: it cannot be written there.
     """
     if not path:
@@ -147,6 +153,7 @@ def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
 
     writer = cv2.VideoWriter()
     size = None
+    fps = FPS if math.isnan(fps) else fps
 
     def show(img: np.ndarray, mask_pred: np.ndarray) -> None:
         nonlocal size

@@ -62,7 +62,9 @@ def write_prediction(
     """
     out_dir = Path(out_dir)
     if unknown := set(kinds) - set(KINDS):
-        raise ValueError(f"{', '.join(unknown)} came, needed one or more of {', '.join(KINDS)}")
+        raise ValueError(
+            f"{', '.join(sorted(unknown))} came, needed one or more of {', '.join(KINDS)}"
+        )
     if out_dir.is_file():
         raise ValueError(f"{out_dir} is a file, needed a folder: name another one")
     if not np.isfinite([mask_pred, depth_pred]).all():

@@ -112,7 +112,8 @@ def table(rows: list[dict], subset: str = "unseen_both") -> list[dict]:
         found = [row for row in came if subset in row]
         line = {"data": data, "entry": entry, "budget": budget, "seeds": len(came)}
         line["failed"] = len(came) - len(found)
-        line |= {name: came[0][name] for name in COSTS if name in came[0]}
+        one = (found or came)[0]
+        line |= {name: one[name] for name in COSTS if name in one}
         for name in SCORES:
             if values := [row[subset][name] for row in found if name in row[subset]]:
                 line[name] = float(np.mean(values))
