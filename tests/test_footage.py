@@ -114,6 +114,13 @@ def test_a_median_keeps_few_frames_and_they_are_spread_over_the_whole_film(n, mo
     assert len(kept) == 1 and 31 <= kept[0] < 64
 
 
+def test_every_nth_picture_of_a_folder_slows_its_overlay_alike(tmp_path):
+    for i in range(4):
+        Image.new("RGB", (8, 6), RED).save(tmp_path / f"{i}.png")
+    film = footage.read(tmp_path, every=2)
+    assert (film.fps, film.n, film.timed) == (footage.FPS / 2, 2, False)
+
+
 def test_a_folder_whose_name_is_a_number_is_no_camera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "20240101").mkdir()

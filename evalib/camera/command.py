@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -92,7 +91,7 @@ def _frames(refresh: str, film: footage.Film) -> float:
     """
     if refresh.isdigit():
         n = float(refresh)
-    elif math.isnan(film.fps):
+    elif not film.timed:
         raise ValueError(f"--refresh {refresh}: a folder tells no time; give a number of frames")
     else:
         n = timing.seconds(refresh) * film.fps

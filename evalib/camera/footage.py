@@ -24,12 +24,13 @@ KEPT, KEPT_BYTES = 64, 400 << 20  # frames for a median at most, and no more mem
 
 
 class Film(NamedTuple):
-    """What was opened: `frames` as (name, (H, W, 3) uint8 RGB), `fps` of them a second (nan of a
-    folder, which tells no time), and `n` of them in all; None where the source does not tell."""
+    """What was opened: `frames` as (name, (H, W, 3) uint8 RGB), `fps` of them a second, `n` of them
+    in all (None where the source does not tell); a folder is not `timed`, its fps is a guess."""
 
     frames: Iterator[tuple[str, np.ndarray]]
     fps: float
     n: int | None
+    timed: bool = True
 
 
 def read(source: str | Path, *, every: int = 1) -> Film:
@@ -110,7 +111,7 @@ def _folder(folder: Path, every: int) -> Film:
             needed = f"needed photos ({', '.join(pictures.FORMATS)})"
             raise ValueError(f"no readable picture in {folder}, {needed}")
 
-    return Film(frames(), math.nan, len(paths))
+    return Film(frames(), FPS / every, len(paths), timed=False)
 
 
 def _video(source: str, every: int) -> Film:
@@ -143,7 +144,7 @@ def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
     """An MP4 (MPEG-4 part 2): `with overlay(path, fps) as show: show(img, mask_pred)` adds a frame.
 
     What is new (mask_pred > 0.5) is tinted. All frames get the size of the first. The video is
-    whole after any end, also by Ctrl-C. Without a path nothing is written. fps: nan is FPS.
+    whole after any end, also by Ctrl-C. Without a path nothing is written.
     Raises: ValueError: it cannot be written there.
     """
     if not path:
@@ -153,7 +154,6 @@ def overlay(path: str | Path | None, fps: float) -> Iterator[Callable]:
 
     writer = cv2.VideoWriter()
     size = None
-    fps = FPS if math.isnan(fps) else fps
 
     def show(img: np.ndarray, mask_pred: np.ndarray) -> None:
         nonlocal size

@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 
 import evalib
-from evalib import camera, manifest, rng, timing, unet
+from evalib import camera, manifest, metrics, rng, timing, unet
 from evalib.__main__ import main as evalib_main
 from evalib.rooms import places, sensor, shots, staging
 from evalib.rooms.backdrop import Backdrop, backdrop
@@ -89,8 +89,9 @@ def turned(at: Pinhole, chance: np.ndarray, metres: float) -> Pinhole:
 
 
 def overlap(mask_pred: np.ndarray, mask: np.ndarray) -> float:
-    new = mask_pred > 0.5
-    return (new & mask).sum() / max(1, (new | mask).sum())
+    """IoU of one picture."""
+    pair = (torch.from_numpy(x)[None, None].float() for x in (mask_pred, mask))
+    return metrics.mask_metrics(*pair)["iou"].item()
 
 
 def aligned(n: int) -> None:
