@@ -6,6 +6,7 @@ layers are not, so that a resumed run can be bit for bit the same on a GPU too.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -46,6 +47,14 @@ def pad(x: Tensor, stride: int, least: int = 2) -> Tensor:
 def normal(image: Tensor) -> Tensor:
     """0..1 to -2..2, the channels of a pixel beside each other in memory."""
     return ((image - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts (B, c, H, W) as (B, sum of c, H, W), the channels of a pixel beside each other and all
+    in the precision of the first: joined as they come, in several formats, they and what follows
+    make a step of training half as long again."""
+    kind = {"dtype": parts[0].dtype, "memory_format": torch.channels_last}
+    return torch.cat([x.to(**kind) for x in parts], 1)
 
 
 def crop(mask: Tensor, depth: Tensor, h: int, w: int) -> dict[str, Tensor]:

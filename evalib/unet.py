@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalib.layers import MIN_SIZE, block, check, crop, double, halved, head, normal, pad, resized
+from evalib.layers import (
+    MIN_SIZE,
+    block,
+    check,
+    crop,
+    double,
+    halved,
+    head,
+    joined,
+    normal,
+    pad,
+    resized,
+)
 
 TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which the untrained network answers; of depth it is .5
 
@@ -45,7 +57,7 @@ class Coarse(nn.Module):
     def forward(self, bg, fg_bg, light, bg_features) -> tuple[Tensor, dict[str, Tensor]]:
         """Features (B, 16, h / 2, w / 2) and the logits of both maps, of shots (B, 3, h, w)."""
         parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features)
-        mixed = [mix(torch.cat(part, 1)) for mix, part in zip(self.mix, parts, strict=True)]
+        mixed = [mix(joined(part)) for mix, part in zip(self.mix, parts, strict=True)]
         y = self.trunk(mixed[-1])  # (B, 96, H / 16, W / 16) of the padded size
         y = y + self.context(y.mean((2, 3)))[:, :, None, None]  # the room as a whole, for depth
         for i in (2, 1, 0):
@@ -116,8 +128,8 @@ class Small(nn.Module):
         maps = resized(torch.cat([coarse["mask_logits"], coarse["depth_logits"]], 1), h, w)
         y = resized(y, (h + 1) // 2, (w + 1) // 2)
         known = pad(torch.cat([y, halved(maps)], 1), self.STRIDE // 2)  # (B, 18, H / 2, W / 2)
-        half = self.mix[0](torch.cat([*parts[0], known], 1))  # (B, 16, H / 2, W / 2)
-        quarter = self.mix[1](torch.cat([*parts[1], F.avg_pool2d(known, 2)], 1))
+        half = self.mix[0](joined([*parts[0], known]))  # (B, 16, H / 2, W / 2)
+        quarter = self.mix[1](joined([*parts[1], F.avg_pool2d(known, 2)]))
         quarter = self.at_quarter(quarter)  # (B, 24, H / 4, W / 4)
         half = self.at_half(half + double(self.lateral(quarter)))
         mask = self.mask_head(half)[..., :h, :w] + maps[:, :1]  # (B, 1, h, w)

@@ -193,6 +193,13 @@ def test_resizing_by_matrices_is_torchs(shape, size):
     torch.testing.assert_close(layers.resized(x, *size), F.interpolate(x, size, **mode))
 
 
+def test_parts_are_joined_in_order_and_in_the_precision_of_the_first():
+    first, second = torch.rand(2, 3, 4, 5).bfloat16(), torch.rand(2, 8, 4, 5)[:, ::2]
+    both = layers.joined([first, second])
+    assert both.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(both, torch.cat([first, second.bfloat16()], 1))
+
+
 @pytest.mark.parametrize("name", ["small", "lean"])
 def test_wrong_images_are_refused_in_words(name):
     model = recipes.build(name)
