@@ -93,7 +93,12 @@ def rgb_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def square(image: np.ndarray, size: int) -> np.ndarray:
-    """Squeezed to (size, size[, 3]), uint8 or float32: means of areas, or bilinear if it grows."""
-    shrinks = min(image.shape[:2]) >= size
+    """`resized` to (size, size[, 3])."""
+    return resized(image, (size, size))
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(*size[, 3]), rows first, uint8 or float32: means of areas, or bilinear if it grows."""
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size, size), how))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], how))

@@ -387,6 +387,25 @@ def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
     np.testing.assert_allclose(camera(bg)[1], 0.4, rtol=1e-3)
 
 
+def test_a_refused_calibration_leaves_the_one_before():
+    bg = np.full((20, 40, 3), 51, np.uint8)
+    camera = Camera(Stub(), bg)
+    assert camera.calibrate(10, 10, 4) == pytest.approx(2, rel=1e-4)
+    assert camera.calibrate(10, 10, 6) == pytest.approx(3, rel=1e-4)
+    camera.bg = np.zeros_like(bg)
+    with pytest.raises(ValueError, match="clipped"):
+        camera.calibrate(10, 10, 4)
+    assert camera.scale == pytest.approx(3, rel=1e-4)
+
+
+def test_a_camera_that_moved_is_calibrated_where_its_empty_scene_was_taken():
+    bg = np.array(Image.fromarray(noise(12, 18)).resize((180, 120), Image.Resampling.BICUBIC))
+    camera = Camera(Stub(), bg, align=True)
+    factor = camera.calibrate(90, 60, 4)
+    camera(np.roll(bg, 9, axis=1))
+    assert camera.calibrate(90, 60, 4) == factor
+
+
 def test_a_camera_that_may_have_moved_compares_with_the_empty_scene_from_where_it_is():
     bg = np.array(Image.fromarray(noise(12, 18)).resize((180, 120), Image.Resampling.BICUBIC))
     img = bg.copy()

@@ -5,6 +5,7 @@ import pytest
 from archive_fixtures import archive
 
 from evalib import dataset, manifest, sources, training
+from evalib.__main__ import main
 from evalib.sources import teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of a library that changes quickly
@@ -69,8 +70,8 @@ def taught(model, tmp_path, monkeypatch):
 def test_what_a_teacher_says_is_predicted_depth_not_what_is_stretched(taught):
     source = taught("metric")
     images = source.source.render([3], 48)["fg_bg"]
-    (seen,) = source._seen(images)
-    (answer,) = source.teacher([teacher.pictures.Image.fromarray(images[0])])
+    (seen,) = source.teacher(images)
+    (answer,) = source.teacher.pipeline([teacher.pictures.Image.fromarray(images[0])])
     told = answer["predicted_depth"].float().numpy().squeeze()
     assert seen.shape == (48, 48) and seen.mean() == pytest.approx(told.mean(), rel=1e-2)
     assert np.asarray(answer["depth"]).max() == 255 and seen.max() < 25  # metres
@@ -79,7 +80,7 @@ def test_what_a_teacher_says_is_predicted_depth_not_what_is_stretched(taught):
 def test_metres_are_taken_as_they_are(taught):
     source = taught("metric")
     shots = source.render([3, 9], 16)
-    (seen, _) = source._seen(source.source.render([3, 9], 48)["fg_bg"])
+    (seen, _) = source.teacher(source.source.render([3, 9], 48)["fg_bg"])
     expected = np.rint(255 * np.minimum(teacher.pictures.square(seen, 16) / 10, 1))
     assert np.abs(shots["depth"][0] - expected).max() <= 1
     assert "metres" in source.report()
@@ -137,3 +138,41 @@ def test_scale_and_shift_of_a_picture_are_taken_out():
     np.testing.assert_allclose(teacher.aligned(3 * nearer - 7, empty, mask), nearer)
     everything = np.full_like(mask, 255)
     assert (teacher.aligned(3 * nearer, empty, everything) == 3 * nearer).all()
+
+
+def test_in_the_scale_of_a_network_a_teachers_shape_becomes_metres():
+    z = np.linspace(1, 8, 50).reshape(5, 10)
+    seen = 40 / z - 3  # relative inverse depth, of some scale and shift
+    np.testing.assert_allclose(teacher.fitted(seen, z), z)
+    z_far = z.copy()
+    z_far[:, 8:] = 10  # the network knows no more than "10 m or beyond"
+    np.testing.assert_allclose(teacher.fitted(seen, z_far), z)
+
+
+@pytest.mark.parametrize("z", [np.full((5, 10), 10.0), np.linspace(8, 1, 50).reshape(5, 10)])
+def test_a_network_that_knows_no_scale_or_the_opposite_leaves_one_to_ten_metres(z):
+    seen = 1 / np.linspace(1, 8, 50).reshape(5, 10)
+    found = teacher.fitted(seen, z)
+    np.testing.assert_allclose(found, teacher.metres(seen, seen))
+    assert found.min() == 1 and found.max() == 10
+
+
+@pytest.mark.parametrize("kind", ["relative", "metric"])
+def test_predict_asks_a_teacher_once_for_the_empty_scene(kind, model, tmp_path, monkeypatch):
+    rng = np.random.Generator(np.random.Philox(2))
+    for name in ("empty.png", "a.png", "b.png"):
+        shot = rng.integers(0, 255, (40, 60, 3), np.uint8)
+        teacher.pictures.Image.fromarray(shot).save(tmp_path / name)
+    (tmp_path / "shots").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).rename(tmp_path / "shots" / name)
+    asked = []
+    seeing = teacher.Teacher.__call__
+    monkeypatch.setattr(
+        teacher.Teacher, "__call__", lambda self, x: asked.append(len(x)) or seeing(self, x)
+    )
+    given = ["--out", str(tmp_path / "out"), "--bg-depth", f"teacher:{model[kind]}"]
+    shots = [str(tmp_path / "empty.png"), str(tmp_path / "shots")]
+    assert main(["predict", *shots, *given]) == 0
+    assert asked == [1]
+    assert sorted(p.name for p in (tmp_path / "out" / "depth").iterdir()) == ["a.png", "b.png"]

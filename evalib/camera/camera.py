@@ -95,11 +95,23 @@ class Camera:
         depth = anchored(mask_pred, depth_pred, bg_depth)
         return mask_pred, depth.astype(np.float32)
 
+    def depth(self) -> np.ndarray:
+        """(H', W') float32, how far away everything in `bg` is, as the network sees it, in metres:
+        0..10, times `scale`."""
+        full = self.bg.shape[:2]
+        bg = _shrunk(self.bg, self._size(full))
+        maps = torch.cat(unet.predict(self.model, bg, bg), dim=1)
+        return _enlarged(maps, full)[1] * (METRES * self.scale)
+
+    def _size(self, full: tuple[int, int]) -> tuple[int, int]:
+        """Of a frame, inside the network."""
+        scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
+        return tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
+
     def _look(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
         """`frame` inside the network, (1, 3, h, w), and what it says, (1, 2, h, w)."""
         full = frame.shape[:2]
-        scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
-        size = tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
+        size = self._size(full)
         if self._how is not None:
             bg = _shrunk(align.moved(_resized(self.bg, full), self._how, frame), size)
             features = None
@@ -170,8 +182,7 @@ class Camera:
             raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
         if not 0 < metres < math.inf:
             raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
-        _, depth_pred = _enlarged(self._look(self.bg)[1], (height, width))
-        seen = METRES * depth_pred[y, x]
+        seen = self.depth()[y, x] / self.scale
         if not NEAREST_M <= seen <= FARTHEST_M:
             text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
             raise ValueError(f"{text}; needed {NEAREST_M} to {FARTHEST_M} m: choose another point")

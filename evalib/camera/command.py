@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -34,8 +35,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     moves.add_argument("--refresh", default="0", metavar="TIME", help=light)
     known = p.add_mutually_exclusive_group()
     known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
-    depth = "the empty scene's depth: 16 bits, millimetres"
-    known.add_argument("--bg-depth", type=Path, metavar="PNG", help=depth)
+    depth = "the empty scene's depth: 16 bits, millimetres; or what another network sees there "
+    depth += "(pip install transformers): teacher, or teacher:MODEL"
+    known.add_argument("--bg-depth", metavar="PNG", help=depth)
 
 
 def _point(text: str) -> tuple[int, int, float]:
@@ -65,7 +67,7 @@ def predict(model: nn.Module, args: argparse.Namespace) -> None:
     if args.calibrate:
         print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
     if args.bg_depth:
-        camera.anchor(photos.load_depth(args.bg_depth))
+        camera.anchor(_empty_depth(args.bg_depth, camera))
     progress = tqdm(total=film.n, unit=" frames", disable=film.n == 1)
     with footage.overlay(args.overlay, film.fps) as show, progress:
         for name, img in itertools.chain([first], film.frames):
@@ -82,6 +84,21 @@ def predict(model: nn.Module, args: argparse.Namespace) -> None:
             progress.update()
     if args.overlay:
         print(args.overlay)
+
+
+def _empty_depth(what: str, camera: Camera) -> np.ndarray:
+    """(H, W) metres, of a file or as a teacher sees the empty scene.
+
+    Raises: ImportError, OSError, ValueError: with what to do about it.
+    """
+    how, _, model = what.partition(":")
+    if how != "teacher":
+        return photos.load_depth(what)
+    from evalib.sources import teacher  # loads a library that few need
+
+    seeing = teacher.Teacher(model)
+    (seen,) = seeing([camera.bg])
+    return seen if seeing.is_metric else teacher.fitted(seen, camera.depth())
 
 
 def _frames(refresh: str, film: footage.Film) -> float:

@@ -8,8 +8,9 @@ shift are unknown and differ from picture to picture. The rule that makes it our
 2. a sample is brought to the scale and shift of its empty scene by least squares over what is not
    new, so that nothing but the new changes its distance.
 
-So distances within a scene compare, metres are a guess. Its metric variants give metres, which are
-taken as they are.
+So distances within a scene compare, metres are a guess. Where a trained network of ours is at hand
+(`fitted`), its metres take the place of rule 1. Metric variants give metres, which are taken as
+they are.
 """
 
 from collections.abc import Sequence
@@ -28,28 +29,49 @@ TOGETHER = 16
 MIN_UNCHANGED = 0.02  # of a picture: less tells no scale
 
 
-class Taught:
-    """A source with the depth that a teacher sees in its pictures.
+class Teacher:
+    """Another network, which sees how far away things are in one picture: relative inverse depth,
+    or metres if it `is_metric`.
 
     model: a name on the Hugging Face hub, or a folder with `save_pretrained` of a model and its
            image processor.
     Raises: ImportError: no transformers; OSError: there is no such model.
     """
 
-    kinds = KINDS
-
-    def __init__(self, source, model: str = "") -> None:
+    def __init__(self, model: str = "") -> None:
         try:
             from transformers import pipeline
         except ImportError as error:
             raise ImportError("depth from a teacher needs: pip install transformers") from error
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.pipeline = pipeline("depth-estimation", model=model or DEFAULT, device=device)
+        known = self.pipeline.model.config
+        self.is_metric = getattr(known, "depth_estimation_type", "relative") == "metric"
+        self.name = known._name_or_path
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """(H, W) float32 for each image (H, W, 3), as it says it: not its "depth", which is
+        stretched to 8 bits picture by picture."""
+        shots = [pictures.Image.fromarray(image) for image in images]
+        answers = self.pipeline(shots, batch_size=TOGETHER)
+        seen = [answer["predicted_depth"].float().numpy().squeeze() for answer in answers]
+        sizes = [image.shape[:2] for image in images]
+        return [pictures.resized(*pair) for pair in zip(seen, sizes, strict=True)]
+
+
+class Taught:
+    """A source with the depth that a teacher sees in its pictures.
+
+    model and errors: as `Teacher` has them.
+    """
+
+    kinds = KINDS
+
+    def __init__(self, source, model: str = "") -> None:
         self.source = source
         self.tier = source.tier
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.teacher = pipeline("depth-estimation", model=model or DEFAULT, device=device)
-        known = self.teacher.model.config
-        self.is_metric = getattr(known, "depth_estimation_type", "relative") == "metric"
-        self.identity = f"{source.identity} depth by {known._name_or_path}"
+        self.teacher = Teacher(model)
+        self.identity = f"{source.identity} depth by {self.teacher.name}"
         self.index = source.index
         self.known = source.index()
         self.empty = lru_cache(64)(self._empty)
@@ -63,8 +85,9 @@ class Taught:
         return self.source.problems
 
     def report(self) -> str:
-        how = "metres" if self.is_metric else f"relative, {NEAR:g} to {FAR:g} m a scene"
-        return f"{self.source.report()}\ndepth seen by {self.teacher.model.name_or_path}: {how}"
+        relative = f"relative, {NEAR:g} to {FAR:g} m a scene"
+        how = "metres" if self.teacher.is_metric else relative
+        return f"{self.source.report()}\ndepth seen by {self.teacher.name}: {how}"
 
     def render_backgrounds(self, bg: Sequence[int], size: int) -> dict[str, np.ndarray]:
         """Those of the source, and bg_depth (B, S, S) uint8."""
@@ -80,29 +103,21 @@ class Taught:
         for start in range(0, len(ids), TOGETHER):
             part = slice(start, start + TOGETHER)
             large = self.source.render(ids[part], max(size, LOOKED_AT))
-            seen = self._seen(large["fg_bg"])
+            seen = self.teacher(large["fg_bg"])
             for into, one, mask, bg in zip(
                 found["depth"][part], seen, large["mask"], of_bg[part].tolist(), strict=True
             ):
-                if not self.is_metric:
+                if not self.teacher.is_metric:
                     one = aligned(one, self.empty(bg, size), mask)
                 into[:] = encoded(self._metres(one, bg, size), size)
         return found
 
     def _metres(self, seen: np.ndarray, bg: int, size: int) -> np.ndarray:
-        return seen if self.is_metric else metres(seen, self.empty(bg, size))
+        return seen if self.teacher.is_metric else metres(seen, self.empty(bg, size))
 
     def _empty(self, bg: int, size: int) -> np.ndarray:
         large = self.source.render_backgrounds([bg], max(size, LOOKED_AT))
-        return self._seen(large["bg"])[0]
-
-    def _seen(self, images: np.ndarray) -> list[np.ndarray]:
-        """(H, W) float32 for each image (H, W, 3), as the teacher says it: not its "depth", which
-        is stretched to 8 bits picture by picture."""
-        shots = [pictures.Image.fromarray(image) for image in images]
-        answers = self.teacher(shots, batch_size=TOGETHER)
-        seen = [answer["predicted_depth"].float().numpy().squeeze() for answer in answers]
-        return [pictures.square(one, images.shape[1]) for one in seen]
+        return self.teacher(large["bg"])[0]
 
 
 def aligned(seen: np.ndarray, empty: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -121,6 +136,18 @@ def metres(seen: np.ndarray, empty: np.ndarray) -> np.ndarray:
     far, near = np.percentile(empty, [2, 98])
     t = np.clip((seen - far) / max(near - far, 1e-6), 0, 1)
     return 1 / (1 / FAR + t * (1 / NEAR - 1 / FAR))
+
+
+def fitted(seen: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Relative inverse depth as a distance: the scale and shift nearest to 1 / `z`, the metres of a
+    network that knows less of shapes, where these are below FAR; `metres`, if the two disagree."""
+    near = z < 0.99 * FAR
+    factor = 0.0
+    if near.mean() >= MIN_UNCHANGED and np.ptp(seen[near]) > 0:
+        factor, shift = np.polyfit(seen[near], 1 / z[near], 1)
+    if factor <= 0:
+        return metres(seen, seen)
+    return 1 / np.maximum(factor * seen + shift, 1 / FAR)
 
 
 def encoded(z: np.ndarray, size: int) -> np.ndarray:
