@@ -24,7 +24,6 @@ OPTIMIZERS = {  # of parameters, rate, weight decay, and `fused` as torch's have
 }
 
 BLOCKS = 8  # in the window of a stream
-LANES = 16  # backgrounds in a block
 REUSES = (1, 2, 4, 8, 16)
 
 
@@ -48,7 +47,8 @@ class Config:
     sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ((64, 1000),)
     batch_size: int = 64  # at the smallest size; of larger pictures as many as have the same area
     reuse: int = 8  # how often a sample of a stream is seen before it is forgotten
-    window: int = 4096  # samples of a stream, of the smallest size, that are mixed at a time
+    window: int = 4096  # samples of a stream, of the smallest size, that are mixed at a time,
+    lanes: int = 16  # from BLOCKS times as many backgrounds
     augment: tuple[str, ...] = augment.ALL
     way: str = "batch"  # of augmenting: whole batches on the device, or albumentations by sample
     ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
@@ -71,10 +71,10 @@ class Config:
         object.__setattr__(self, "augment", tuple(self.augment))
         if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
             raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
-        if self.reuse not in REUSES or self.window < BLOCKS * LANES:
+        if self.reuse not in REUSES or self.lanes < 1 or self.window < BLOCKS * self.lanes:
             raise ValueError(
-                f"reuse={self.reuse}, window={self.window}; needed: a reuse of one of {REUSES}, "
-                f"a window of {BLOCKS * LANES} or more"
+                f"reuse={self.reuse}, lanes={self.lanes}, window={self.window}; needed: a reuse of "
+                f"one of {REUSES}, lanes from 1, a window of {BLOCKS} times the lanes or more"
             )
         if self.evaluate_every % self.log_every:
             raise ValueError("evaluate_every is no multiple of log_every: scores are part of a row")

@@ -1,9 +1,10 @@
 """A stream: samples rendered while training, seen a few times and forgotten.
 
 For each size of picture there is a belt of blocks, rendered by worker processes a little ahead of
-training. A block holds LANES backgrounds and some samples of each. BLOCKS of them are the window:
-training goes through it once, in a shuffled order (a round), then it moves on by BLOCKS / reuse
-blocks (for a reuse of 16: by one after two rounds), so that every sample is seen `reuse` times.
+training. A block holds `config.lanes` backgrounds and some samples of each. BLOCKS of them are the
+window: training goes through it once, in a shuffled order (a round), then it moves on by BLOCKS /
+reuse blocks (for a reuse of 16: by one after two rounds), so that every sample is seen `reuse`
+times.
 Which samples a step sees follows from (config, step): a machine with an empty disk renders one
 window and goes on, bit for bit.
 """
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from evalib import manifest, rng, sources
-from evalib.config import BLOCKS, LANES, Config
+from evalib.config import BLOCKS, Config
 from evalib.sources import Renderer
 from evalib.worker import Worker
 
@@ -42,9 +43,10 @@ class Stream:
             )
         self.source = sources.open_source(row, "")
         self.kinds = self.source.kinds
-        if LANES % (share.step or 1):
+        if config.lanes % (share.step or 1):
             raise ValueError(
-                f"{share.step} processes came; a stream needs a divisor of {LANES}: start as many"
+                f"{share.step} processes came; a stream needs a divisor of its {config.lanes} "
+                "lanes: start as many"
             )
         self.belts = {size: Belt(self.source, config, size, share) for size in config.all_sizes}
         self.steps_per_epoch = None  # there is no end to it
@@ -152,13 +154,14 @@ class Belt:
         self.size = size
         self.seed = config.seed
         self.share = share
-        self.lanes = np.arange(LANES)[share]  # (L,)
+        self.n_lanes = config.lanes
+        self.lanes = np.arange(self.n_lanes)[share]  # (L,)
         self.steps = np.flatnonzero(config.turns == size)  # those that see this size
         self.n_batch = config.size_of_batch(size)
         # fewer of large pictures, but never less than a batch
-        n = config.window * config.all_sizes[0] / size / (BLOCKS * LANES)
-        self.n = max(1, round(n), -(-self.n_batch // (BLOCKS * LANES)))
-        self.steps_per_round = BLOCKS * LANES * self.n // self.n_batch
+        n = config.window * config.all_sizes[0] / size / (BLOCKS * self.n_lanes)
+        self.n = max(1, round(n), -(-self.n_batch // (BLOCKS * self.n_lanes)))
+        self.steps_per_round = BLOCKS * self.n_lanes * self.n // self.n_batch
         self.stride = max(1, BLOCKS // config.reuse)  # blocks by which the window moves on
         self.rounds = max(1, config.reuse // BLOCKS)  # in each window
         last_round = (len(self.steps) - 1) // self.steps_per_round
@@ -188,11 +191,11 @@ class Belt:
         nth = int(np.searchsorted(self.steps, step))
         number, i = divmod(nth, self.steps_per_round)
         place = (i * self.n_batch + np.arange(self.n_batch))[self.share]
-        place, lane = np.divmod(place, LANES)
+        place, lane = np.divmod(place, self.n_lanes)
         # one shuffle for all lanes, each turned on by some way of its own: others meet every round
         n = BLOCKS * self.n
         place = rng.permuted(place, n, self.seed, self._order("round", number))
-        keys = rng.sample_keys(self.seed, number, np.arange(LANES))
+        keys = rng.sample_keys(self.seed, number, np.arange(self.n_lanes))
         turn = rng.integers(keys, "turn", n)[:, 0]
         block, i = np.divmod((place + turn[lane]) % n, self.n)
         return number, self.first(number), (block, lane, i)
@@ -217,7 +220,7 @@ class Belt:
     def ids_of(self, block: int) -> np.ndarray:
         """(L, n) sample ids. Lanes take turns to choose from the shuffled backgrounds; when all had
         their turn they come again, in another order, with other samples."""
-        visits, places = np.divmod(block * LANES + self.lanes, len(self.backgrounds))
+        visits, places = np.divmod(block * self.n_lanes + self.lanes, len(self.backgrounds))
         ids = np.empty((len(self.lanes), self.n), np.int64)
         for lane, (visit, place) in enumerate(zip(visits, places, strict=True)):
             order = self._order("backgrounds", visit)

@@ -21,6 +21,8 @@ def test_the_tiers_are_there_with_their_counts():
         "full-400k": 400_000,
         "evaluation": 2000,
         "wide-400k": 400_000,
+        "broad-400k": 400_000,
+        "broad-evaluation": 1000,
     }
 
 
@@ -33,11 +35,12 @@ def test_lists_are_the_same_on_every_machine(name):
 
 
 def test_lists_do_not_change_with_the_manifest():
-    names = ("mid-1000", "evaluation", "wide-400k")
+    names = ("mid-1000", "evaluation", "wide-400k", "broad-400k")
     assert {name: manifest.sample_ids(name, 4).tolist() for name in names} == {
         "mid-1000": [350827, 115539, 49100, 189404],
         "evaluation": [228956, 198359, 173577, 58580],
         "wide-400k": [19770667, 16184087, 5109872, 17009938],
+        "broad-400k": [262455675, 435972009, 75430270, 243471651],
     }
 
 

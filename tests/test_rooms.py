@@ -277,6 +277,70 @@ def test_companions_stay_on_their_side_of_the_split():
     assert set(other) == set(range(300))
 
 
+MORE = [places.MORE + 5 * i for i in range(len(places.MORE_KINDS))]  # one of each kind
+
+
+@pytest.fixture(scope="module")
+def more() -> dict:
+    """Four samples of each kind of place there is from MORE on, at 64 px, and the empty shots."""
+    ids = np.array([(bg * 100 + fg) * 40 + 7 for bg in MORE for fg in (3, 17, 31, 53)])
+    empty = rooms.render_backgrounds(MORE, 64)
+    return rooms.render(ids, 64) | {name: maps.repeat(4, 0) for name, maps in empty.items()}
+
+
+def test_every_kind_of_place_shows_what_stands_in_it(more):
+    assert {places.kind_of(bg) for bg in MORE} == set(places.MORE_KINDS)
+    area = (more["mask"] > 0).mean((1, 2)).reshape(-1, 4)
+    assert (area.max(1) > 0.002).all() and np.median(area) > 0.01
+    still = np.abs(more["fg_bg"].astype(int) - more["bg"]).mean((1, 2, 3)).reshape(-1, 4)
+    assert (still.min(1) < 40).all()  # the same place
+
+
+def test_a_table_top_is_seen_from_nearby(more):
+    near = [i for i, bg in enumerate(MORE) if places.kind_of(bg) == "table"]
+    depth = more["bg_depth"][::4][near].reshape(len(near), -1) / 25.5
+    assert (np.median(depth, 1) < 2.5).all() and depth.min() < 1
+    assert depth.min() > 0.1
+
+
+def test_what_was_in_the_empty_shot_and_left_is_not_new():
+    gone = [bg for bg in range(places.MORE, places.MORE + 60) if len(staging.leaving(0, bg, 1).at)]
+    assert gone and all(bg not in range(places.MORE) for bg in gone)
+    held = [staging.leaving(0, bg, 1) for bg in range(200)]
+    assert not any(len(cast.at) for cast in held)  # never in the places before
+    bg = gone[0]
+    left = rooms.render_backgrounds([bg], 64)["bg_depth"][0].astype(int)
+    sample = rooms.render([(bg * 100 + 3) * 40], 64)
+    behind = (sample["depth"][0] - left > 8) & (sample["mask"][0] == 0)
+    assert behind.sum() > 10
+
+
+def test_some_cameras_see_no_colours_some_are_soft_and_some_write_blocks():
+    bg = np.arange(places.MORE, places.MORE + 400)
+    shots = sensor.settings(0, bg, None, 64)
+    for share, few in ((shots["grey"] > 0, 0.08), (shots["soft"] > 0, 0.2)):
+        assert abs(share.mean() - few) < 0.05
+    assert abs(((shots["quality"] > 0) & (shots["quality"] < 40)).mean() - 0.2) < 0.07
+    grey = int(bg[shots["grey"] > 0][0])
+    image = rooms.render_backgrounds([grey], 64)["bg"][0].astype(int)
+    assert np.abs(image - image.mean(2, keepdims=True)).mean() < 12  # but for white balance
+    before = sensor.settings(0, np.arange(200), None, 64)
+    assert not before["grey"].any() and not before["soft"].any()
+
+
+def test_a_camera_that_looks_down_sees_things_all_over_its_picture():
+    camera = Pinhole.aim((0, 3, 0), 0, 1.5, 0, 0.8)
+    place = places.build(0, 0)._replace(camera=camera, reach=9.0)
+    place = place._replace(light=place.light._replace(floor=np.array([-4.0, 4, -4, 4])))
+    size = np.tile([0.2, 0.4, 0.2], (60, 1))
+    drop = Backdrop.of(place, 32)
+    r = np.random.default_rng(0).random((60, 3 + 2 * staging.TRIES))
+    area, wanted = np.full((60, staging.TRIES), 0.02), np.full(60, 3.0)
+    room = camera, place.light.floor, place.light.blocks[:0], 0.5, 9.0, drop
+    at = staging._choose(*room, size, np.zeros(60), area, wanted, r, 0.95)
+    assert (at[:, 1] == 0).all() and np.ptp(at[:, 0]) > 2 and np.ptp(at[:, 2]) > 2
+
+
 def test_backgrounds_reach_no_further_than_the_byte(shots):
     assert places.build(0, 0).light.indoors and np.isfinite(backdrop(0, 0, 64).z).all()
     assert (shots["bg_depth"][0] > 0).all()

@@ -17,7 +17,7 @@ import torch
 from evalib import manifest, sources, stream, training
 from evalib.__main__ import main
 from evalib.batches import Batches
-from evalib.config import BLOCKS, LANES, Config
+from evalib.config import BLOCKS, Config
 from evalib.stream import Stream
 
 TIER = "wide-400k"
@@ -86,7 +86,7 @@ def test_every_sample_is_seen_as_often_as_the_config_says(reuse):
 def test_a_step_sees_many_backgrounds():
     for raw in read(Config(sizes=((16, 8),), batch_size=64, window=2048)):
         bg = raw["row"].numpy() // (manifest.N_FG * manifest.N_PLACEMENTS)
-        assert len(np.unique(bg)) > 2 * LANES
+        assert len(np.unique(bg)) > 2 * CONFIG.lanes
 
 
 def test_processes_share_a_step_and_render_only_their_share():
@@ -96,11 +96,11 @@ def test_processes_share_a_step_and_render_only_their_share():
         for rank in range(4):
             assert same([{k: v[rank::4] for k, v in raw.items()}], [parts[rank][step]])
     belts = [Stream(TIER, CONFIG, slice(rank, None, 4)).belts[16] for rank in range(4)]
-    assert all(belt.ids_of(3).shape == (LANES // 4, belt.n) for belt in belts)
+    assert all(belt.ids_of(3).shape == (CONFIG.lanes // 4, belt.n) for belt in belts)
 
 
 def test_three_processes_are_refused():
-    with pytest.raises(ValueError, match="3 processes came; a stream needs a divisor of 16"):
+    with pytest.raises(ValueError, match="3 processes came; a stream needs a divisor of its 16"):
         Stream(TIER, CONFIG, slice(0, None, 3))
 
 

@@ -39,6 +39,17 @@ def desk(s: Builder, rx: float, rz: float) -> None:
     chair(s.at(s.u(-0.2, 0.2), rz + s.u(0.1, 0.4), np.pi + s.u(-0.6, 0.6)))
 
 
+def school_desk(s: Builder, rx: float, rz: float) -> None:
+    """A table for one or two, its chairs, and what lies on it."""
+    s.box((0, 0.73, -0.1), (rx, 0.02, 0.25), s.cover(kinds=("wood", "plain")))
+    s.at(0, -0.1).legs(rx - 0.05, 0.2, 0.72, 0.02, s.grey())
+    for x in s.pick((0,), (-0.3, 0.3)):
+        chair(s.at(x, s.u(0.3, 0.45), np.pi + s.u(-0.3, 0.3)))
+    for _ in range(s.pick(0, 1, 3)):
+        book = (s.u(0.06, 0.15), 0.015, s.u(0.06, 0.12))
+        s.box((s.u(-0.8, 0.8) * rx, 0.765, -0.1), book, s.bright())
+
+
 def sofa(s: Builder, rx: float, rz: float) -> None:
     cloth, back = s.cover(vivid=0.8, kinds=("plain", "noise", "stripes")), s.u(0.4, 0.5)
     s.box((0, 0.22, 0.05), (rx, 0.2, rz - 0.05), cloth)
@@ -166,6 +177,9 @@ USUAL = {
     "bedroom": (bed, bed, cupboard, shelf, cupboard, plant, thing),
     "office": (desk, desk, desk, shelf, cupboard, plant, thing),
     "hall": (cupboard, plant, chair, table, thing, desk),
+    "corridor": (cupboard, plant, chair, thing, shelf),
+    "class": (cupboard, shelf, table, plant, chair),
+    "ceiling": (sofa, desk, cupboard, shelf, plant, table, bed),
 }
 LOOSE = (), (chair,), (chair, chair), (thing,), (chair, thing)
 ON_SIDES = (window, window, picture, picture, door, None)

@@ -28,6 +28,8 @@ def build(seed: int, fg: int, limit: float = np.inf) -> tuple[np.ndarray, np.nda
     scale = min(1, limit / max(size[0], size[2]))
     p["centre"] *= scale
     p["half"] *= scale
+    if limit < 0.3:  # a toy has a toy's patterns
+        p["paint"][:, 7] /= scale
     return p, size * scale
 
 

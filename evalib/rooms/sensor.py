@@ -11,6 +11,7 @@ import numpy as np
 
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
+from evalib.rooms.places import MORE, NIGHT
 from evalib.rooms.rays import clamp, f
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
@@ -34,6 +35,7 @@ SHAKE = np.array([-2, -1, -1, 0, 0, 1, 1, 2])  # halves of a pixel at 64 px
 SHOT = np.dtype(
     [("shift", "i8", 2), ("change", "f4", 2), ("gain", "f4", 3), ("noise", "f4")]
     + [("contrast", "f4"), ("vignette", "f4"), ("start", "i8"), ("quality", "f8")]
+    + [("grey", "f4"), ("soft", "f4")]  # no colours; share of a blur by a pixel
 )
 
 
@@ -61,6 +63,15 @@ def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None, size: int) -> np
     shots["vignette"] = 0.13 * own[:, 5]
     shots["start"] = r[:, 5] * 2**20
     shots["quality"] = np.where(r[:, 6] < 0.25, 0, np.floor(40 + 70 * r[:, 6]))
+    more = bg >= MORE
+    kind = chance(seed, bg, "camera's kind", 5)
+    shots["grey"] = more & (kind[:, 0] < 0.08)
+    shots["soft"] = np.where(more & (kind[:, 1] < 0.2), 0.3 + 0.7 * kind[:, 2], 0)
+    shots["noise"] *= 1 + 1.5 * (more & (chance(seed, bg, "night", 1)[:, 0] < NIGHT))
+    poor = more & (kind[:, 3] < 0.2)  # an old codec: blocks, and colours of blocks
+    shots["quality"] = np.where(
+        poor, np.floor(10 + 25 * kind[:, 4] + 8 * r[:, 6]), shots["quality"]
+    )
     return shots
 
 
@@ -76,6 +87,15 @@ def develop(light, shot, grain, image):
     """Photograph linear light (3, S, S) float32, which is used up -> image (S, S, 3) uint8."""
     n = len(image)
     noise, contrast, vignette = shot.noise, shot.contrast, shot.vignette
+    if shot.grey > 0:
+        for y in range(n):
+            for x in range(n):
+                tone = f(0.3) * light[0, y, x] + f(0.59) * light[1, y, x]
+                tone += f(0.11) * light[2, y, x]
+                for c in range(3):
+                    light[c, y, x] = tone
+    if shot.soft > 0:
+        _soften(light, shot.soft)
     edge = (np.arange(n).astype(np.float32) + f(0.5)) * f(2.0 / n) - f(1)
     at = edge * edge
     for c in range(3):
@@ -93,6 +113,30 @@ def develop(light, shot, grain, image):
         jpeg(light, shot.quality)
     for c in range(3):
         image[:, :, c] = light[c]
+
+
+@kernel
+def _soften(light, share):
+    """Blur (3, S, S) by [1 2 1] / 4 in both directions, and mix with what was there."""
+    n = light.shape[1]
+    kept = f(1) - share * f(0.5)
+    beside = share * f(0.25)
+    line = np.empty(n, np.float32)
+    for c in range(3):
+        for y in range(n):
+            for x in range(n):
+                line[x] = light[c, y, x]
+            for x in range(n):
+                light[c, y, x] = kept * line[x] + beside * (
+                    line[max(x - 1, 0)] + line[min(x + 1, n - 1)]
+                )
+        for x in range(n):
+            for y in range(n):
+                line[y] = light[c, y, x]
+            for y in range(n):
+                light[c, y, x] = kept * line[y] + beside * (
+                    line[max(y - 1, 0)] + line[min(y + 1, n - 1)]
+                )
 
 
 @kernel

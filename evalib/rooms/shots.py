@@ -15,7 +15,7 @@ from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import clamp, f, raster
 from evalib.rooms.sensor import develop, grain, halved, settings
 from evalib.rooms.shadows import contact, lit, shadows
-from evalib.rooms.staging import cast, nobody
+from evalib.rooms.staging import cast, leaving
 from evalib.rooms.surfaces import TABLES, surface
 
 
@@ -65,7 +65,7 @@ def _photograph(seed: int, bgs: np.ndarray, ids: np.ndarray | None, size: int) -
     for bg in np.unique(bgs).tolist():
         rows = np.flatnonzero(bgs == bg)
         rows = rows[np.lexsort(shots["shift"][rows].T)]  # cameras that moved alike come together
-        them = nobody(len(rows)) if ids is None else cast(seed, bg, ids[rows])
+        them = leaving(seed, bg, len(rows)) if ids is None else cast(seed, bg, ids[rows])
         drop = backdrop(seed, bg, size)
         _draw(drop, them, shots[rows], grain(size), TABLES, rows, image, mask, depth)
     return image, mask, depth

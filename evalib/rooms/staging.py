@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evalib.manifest import N_FG, held_out, index_of
+from evalib.manifest import N_FG, N_PLACEMENTS, held_out, index_of
 from evalib.rooms import objects, places
 from evalib.rooms.backdrop import PROBE, probe
 from evalib.rooms.builder import chance
@@ -13,7 +13,6 @@ from evalib.rooms.rays import PART, SEEN, mixed, project, raster, view
 
 EMPTY_SHARE = 0.02
 TRIES = 24
-INDOORS_M = 0.65  # half of the largest thing in a room: a car there is a child's
 AREA = (0.007, 2.2)  # share of the picture an object is meant to fill, if the place allows
 
 
@@ -40,6 +39,16 @@ def nobody(n: int) -> Cast:
     return Cast(at, at[:, 0].copy(), np.empty(0, SEEN), none[:0], none, none)
 
 
+def leaving(seed: int, bg: int, n: int) -> Cast:
+    """The cast of n empty pictures: nobody, or in a few places what is there no more later."""
+    luck = chance(seed, [bg], "left", 3)[0]
+    if bg < places.MORE or luck[0] >= places.LEFT:
+        return nobody(n)
+    fg = int(luck[1] * 20) * 5 + bg % 4  # never of those that are held out
+    which = (bg * N_FG + fg) * N_PLACEMENTS + int(luck[2] * N_PLACEMENTS)
+    return cast(seed, bg, np.full(n, which))
+
+
 def cast(seed: int, bg: int, ids: np.ndarray) -> Cast:
     """Choose objects and spots until each of the samples meant to show something does."""
     place = places.build(seed, bg)
@@ -48,8 +57,12 @@ def cast(seed: int, bg: int, ids: np.ndarray) -> Cast:
     mirror = ids % 2 == 1
     fg = index_of(ids[shown])["fg"]
     first = shown, fg, *_settle(seed, bg, place, fg, spot[shown], mirror[shown])
+    company = (0.25, 0.08)
+    if bg >= places.MORE and chance(seed, [bg], "crowd", 1)[0, 0] < 0.12:
+        company = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
     more = [
-        _company(seed, bg, place, *first, spot[shown], *which) for which in ((1, 0.25), (2, 0.08))
+        _company(seed, bg, place, *first, spot[shown], nth, share)
+        for nth, share in enumerate(company, 1)
     ]
     owner, fg, at, yaw = (np.concatenate(columns) for columns in zip(first, *more, strict=True))
     order = np.argsort(owner, kind="stable")
@@ -115,8 +128,7 @@ def _companion(fg: np.ndarray, r: np.ndarray) -> np.ndarray:
 def _things(seed: int, place, fg: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objects fg (k,), no larger than the place allows: parts (n,) PART, whose each is (n,),
     half width, height, half depth (k, 3) m."""
-    limit = INDOORS_M if place.light.indoors else np.inf
-    built = [objects.build(seed, i, limit) for i in fg.tolist()]
+    built = [objects.build(seed, i, place.limit) for i in fg.tolist()]
     rows = [np.empty(0)] + [parts.view("f8") for parts, _ in built]  # fast, as no field is touched
     parts = np.concatenate(rows).view(PART)
     size = np.array([size for _, size in built]).reshape(-1, 3)
@@ -156,17 +168,27 @@ def _stand(seed: int, bg: int, place, size, keys, attempt: int) -> tuple[np.ndar
     large, luck, depths = r[:, 1:2], r[:, 2:3], r[:, 3 : 3 + TRIES]
     yaw = 2 * np.pi * r[:, 0]
     drift = (depths - 0.5) * np.linspace(0.2, 3 + attempt % 4, TRIES)  # then any size
-    area = AREA[0] * (AREA[1] / AREA[0]) ** large**0.75 * np.exp(drift)
+    least = AREA[0] * (0.35 if bg >= places.MORE else 1)
+    area = least * (AREA[1] / least) ** large**0.75 * np.exp(drift)
     # of nine points: of the large ones few need be seen, of the others half are wholly seen
     wanted = np.where(large > 0.5, 3, np.minimum(3 + np.floor(13 * luck), 9))
     light = place.light
     blocks = light.blocks if attempt < 6 else light.blocks[:0]
-    room = place.camera, light.floor, blocks, place.reach, probe(seed, bg)
-    return _choose(*room, size, yaw, area.clip(0.002, 0.8), wanted.ravel(), r), yaw
+    room = place.camera, light.floor, blocks, place.nearest, place.reach, probe(seed, bg)
+    beyond = 1.12 if bg >= places.MORE else 0.95  # the middle of a thing, across the picture
+    return _choose(
+        *room,
+        size,
+        yaw,
+        area.clip(0.002 if bg < places.MORE else 0.001, 0.8),
+        wanted.ravel(),
+        r,
+        beyond,
+    ), yaw
 
 
 @kernel
-def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r):
+def _choose(camera, floor, blocks, nearest, reach, drop, size, yaw, area, wanted, r, beyond):
     """(B, 3): the best of TRIES spots; r: chance, as `_stand` draws it."""
     chosen = np.empty((len(size), 3))
     eye = camera.eye
@@ -184,9 +206,16 @@ def _choose(camera, floor, blocks, reach, drop, size, yaw, area, wanted, r):
             z = np.sqrt(0.3 * wide * tall / area[k, t]) / camera.tan
             if z < feet - 0.7 * tall / slope:  # all but the top below the picture
                 z = feet * (1 + 0.3 * r[k, 3 + t])
-            z = min(max(z, max(0.5, long + 0.25)), reach)
-            u = (1.9 * r[k, 3 + TRIES + t] - 0.95) * camera.tan * z
-            down = -(z * ahead[1] + u * right[1] + eye[1]) / up[1]
+            z = min(max(z, max(nearest, long + nearest / 2)), reach)
+            u = (2 * beyond * r[k, 3 + TRIES + t] - beyond) * camera.tan
+            if up[1] > 0.5:  # by its distance
+                u *= z
+                down = -(z * ahead[1] + u * right[1] + eye[1]) / up[1]
+            else:  # seen from above, all are about as far: anywhere in the picture
+                v = (2 * r[k, 3 + (t + TRIES // 2) % TRIES] - 1) * camera.tan
+                z = -eye[1] / min(ahead[1] + u * right[1] + v * up[1], -0.05)
+                down = v * z
+                u *= z
             foot = mixed(mixed(mixed(eye, right, u), up, down), ahead, z)
             x, _, z = foot
             score = 4.0 * (x - wide > floor[0] and x + wide < floor[1])
