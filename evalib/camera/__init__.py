@@ -1,8 +1,9 @@
 """Footage of a fixed camera: photographs, folders and videos in, masks and depth out.
 
 `camera` holds the camera and its empty scene: `Camera(model, bg)(frame)`. `anchor` uses the empty
-scene's depth where it is known, `align` brings the empty scene to where the camera was moved,
-`photos` reads and writes pictures, `footage` folders and videos, `command` is `evalib predict`.
+scene's depth where it is known, `measured` the distances of a few points of it, `align` brings the
+empty scene to where the camera was moved, `photos` reads and writes pictures, `footage` folders and
+videos, `command` is `evalib predict`.
 """
 
 from evalib.camera.align import aligned

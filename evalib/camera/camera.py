@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evalib import unet
-from evalib.camera import align
+from evalib.camera import align, measured
 from evalib.camera.anchor import anchored
 
 LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; chosen by rooms
 METRES = 10.0  # of depth 1
 NEAREST_M, FARTHEST_M = 0.1, 9.9  # beyond, depth is clipped, or a sigmoid's far end
+FARTHER = 1.5  # than the farthest measured point, but never less than METRES, depth ends
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
 SHOTS = 8  # whose median the empty scene follows: a shadow that passes is in one or two of them
 STILL = 0.1  # a pixel with a higher probability of new, or near one, does not follow
@@ -64,7 +65,8 @@ class Camera:
         self._how = None  # the camera moved, when that could last be told
         self._shots = deque(maxlen=SHOTS)  # (1, 3, h, w) inside the network, nan where new
         self._n_waited = 0.0  # frames since the last of them
-        self.scale = 1.0  # of depth; see `calibrate`
+        self._error: Tensor | None = None  # (1, 1, h, w) of depth's logits; see `calibrate`
+        self._far = METRES  # where depth ends
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
 
@@ -72,7 +74,7 @@ class Camera:
         """Tell what is new in `frame`, (H, W, 3) uint8, and how far away everything is.
 
         Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
-            which is 0..1 times `scale`, or agrees with what `anchor` was given.
+            0..1, or more after `calibrate`; it agrees with what `anchor` was given.
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
             Or: nobody can tell how the camera moved; it is taken to be where it was.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
@@ -88,7 +90,7 @@ class Camera:
             self._follow(shot, maps[:, :1])
         mask_pred, depth_pred = _enlarged(maps, frame.shape[:2])
         if self.bg_depth is None:
-            return mask_pred, depth_pred * self.scale
+            return mask_pred, depth_pred
         bg_depth = _resized(self.bg_depth, frame.shape[:2])
         if self._how is not None:
             bg_depth = align.moved(bg_depth, self._how, np.float32(0))
@@ -96,12 +98,11 @@ class Camera:
         return mask_pred, depth.astype(np.float32)
 
     def depth(self) -> np.ndarray:
-        """(H', W') float32, how far away everything in `bg` is, as the network sees it, in metres:
-        0..10, times `scale`."""
-        full = self.bg.shape[:2]
-        bg = _shrunk(self.bg, self._size(full))
-        maps = torch.cat(unet.predict(self.model, bg, bg), dim=1)
-        return _enlarged(maps, full)[1] * (METRES * self.scale)
+        """(H', W') float32 metres, how far away everything in `bg` is, as the network sees it, with
+        what `calibrate` was told."""
+        bg = _shrunk(self.bg, self._size(self.bg.shape[:2]))
+        maps = self._measured(torch.cat(unet.predict(self.model, bg, bg), dim=1))
+        return METRES * _enlarged(maps, self.bg.shape[:2])[1]
 
     def _size(self, full: tuple[int, int]) -> tuple[int, int]:
         """Of a frame, inside the network."""
@@ -125,7 +126,16 @@ class Camera:
                 self._kept = {size: (bg, unet.encode(self.model, bg))}
             bg, features = self._kept[size]
         shot = _shrunk(frame, size)
-        return shot, torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
+        maps = torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
+        return shot, self._measured(maps)
+
+    def _measured(self, maps: Tensor) -> Tensor:
+        """Both maps (1, 2, h, w), depth as `calibrate` corrects it."""
+        if self._error is None:
+            return maps
+        error = F.interpolate(self._error, maps.shape[2:], mode="bilinear", align_corners=False)
+        depth_pred = (maps[:, 1:].logit(1e-6) + error).sigmoid() * (self._far / METRES)
+        return torch.cat([maps[:, :1], depth_pred], dim=1)
 
     def _find(self, frame: np.ndarray) -> None:
         """Where the camera is now; if that cannot be told, where it was last."""
@@ -166,29 +176,43 @@ class Camera:
         if (metres > 0).mean() < 0.05:
             raise ValueError("less than 5 % of bg_depth is known (more than 0 m)")
         self.bg_depth = metres / METRES
+        self._error, self._far = None, METRES
 
-    def calibrate(self, x: int, y: int, metres: float) -> float:
-        """Say how far away pixel (x, y) of `bg` is; from then on depth is multiplied by `scale`.
+    def calibrate(self, *points: tuple[int, int, float]) -> None:
+        """Say how far away some pixels of `bg` are; from then on depth agrees with them.
 
         The network knows distances from rendered scenes, not how large this camera's world is. One
-        point gives that factor and mends nothing else. Measure along the camera's axis, to floor or
-        wall, 1 to 8 m away. Where the network answers its most, 10 m, read: 10 m * `scale` or more.
+        point tells most of that, more tell how the error differs across the picture (`measured`).
+        Measure along the camera's axis, to floor or wall. Depth ends at 10 m, or half as far again
+        as the farthest point.
 
-        Returns: `scale`, true distance / the network's; that of an earlier call is forgotten.
+        Input: points: x, y, metres of each. Those of an earlier call are forgotten, as is what
+            `anchor` was given.
         Raises: ValueError: no pixel of `bg`, no distance, or the network has no sure depth there.
         """
         height, width = self.bg.shape[:2]
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
-        if not 0 < metres < math.inf:
-            raise ValueError(f"the distance is {metres} m, needed more than 0: measure in metres")
-        seen = self.depth()[y, x] / self.scale
-        if not NEAREST_M <= seen <= FARTHEST_M:
-            text = f"the network sees pixel ({x}, {y}) at {seen:.2f} m, where its depth is clipped"
-            raise ValueError(f"{text}; needed {NEAREST_M} to {FARTHEST_M} m: choose another point")
-        self.scale = float(metres / seen)
-        self.bg_depth = None
-        return self.scale
+        uncalibrated = Camera(self.model, self.bg, long_side=self.long_side)
+        depth = uncalibrated.depth()
+        for x, y, metres in points:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
+            if not 0 < metres < math.inf:
+                needed = "needed more than 0: measure in metres"
+                raise ValueError(f"the distance is {metres} m, {needed}")
+            if not NEAREST_M <= depth[y, x] <= FARTHEST_M:
+                text = f"the network sees pixel ({x}, {y}) at {depth[y, x]:.2f} m, where its depth"
+                needed = f"needed {NEAREST_M} to {FARTHEST_M} m: choose another point"
+                raise ValueError(f"{text} is clipped; {needed}")
+        x, y, metres = np.array(points, float).reshape(-1, 3).T
+        self._error, self._far, self.bg_depth = None, METRES, None
+        if len(points):
+            self._far = max(METRES, FARTHER * metres.max())
+            seen = depth[y.astype(int), x.astype(int)] / METRES
+            true = metres / self._far
+            error = np.log(true / (1 - true)) - np.log(seen / (1 - seen))
+            size = self._size((height, width))
+            at = (np.stack([x, y], 1) + 0.5) * size[1] / width
+            self._error = torch.from_numpy(measured.correction(error, at, size))[None, None]
 
 
 def predict_pair(

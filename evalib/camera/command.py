@@ -34,7 +34,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     light += "showed where nothing is new"
     moves.add_argument("--refresh", default="0", metavar="TIME", help=light)
     known = p.add_mutually_exclusive_group()
-    known.add_argument("--calibrate", type=_point, metavar="X,Y,METRES", help="distance of a pixel")
+    points = {"type": _point, "nargs": "+", "metavar": "X,Y,METRES"}
+    known.add_argument("--calibrate", **points, help="pixels of bg and their distances")
     depth = "the empty scene's depth: 16 bits, millimetres; or what another network sees there "
     depth += "(pip install transformers): teacher, or teacher:MODEL"
     known.add_argument("--bg-depth", metavar="PNG", help=depth)
@@ -65,7 +66,10 @@ def predict(model: nn.Module, args: argparse.Namespace) -> None:
         bg = first[1] if args.bg == "first" else photos.load_photo(args.bg)
     camera = Camera(model, bg, long_side=args.size, align=args.align, refresh=refresh)
     if args.calibrate:
-        print(f"depth is multiplied by {camera.calibrate(*args.calibrate):.3f}", file=sys.stderr)
+        before = camera.depth()
+        camera.calibrate(*args.calibrate)
+        factor = np.median(camera.depth() / before)
+        print(f"depth is multiplied by {factor:.2f}, in the middle", file=sys.stderr)
     if args.bg_depth:
         camera.anchor(_empty_depth(args.bg_depth, camera))
     progress = tqdm(total=film.n, unit=" frames", disable=film.n == 1)

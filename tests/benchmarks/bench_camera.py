@@ -1,11 +1,14 @@
-"""What `evalib predict` does for imperfect footage, on rendered rooms, where truth is known.
+"""What `evalib predict` does for imperfect footage, and with known distances, on rendered rooms,
+where truth is known.
 
     python tests/benchmarks/bench_camera.py align [--n 200]
+    python tests/benchmarks/bench_camera.py distances [--n 200]
     python tests/benchmarks/bench_camera.py daylight [--places 12]
     python tests/benchmarks/bench_camera.py film FILM.mp4
 
 align: the empty scene is photographed by a camera that was turned by up to 2 % of the picture and
-rolled by up to a degree, or moved by 3 cm besides. daylight: an hour of a street or yard, a frame
+rolled by up to a degree, or moved by 3 cm besides. distances: of some random pixels of the empty
+scene that are 1 to 8 m away, or of all of it. daylight: an hour of a street or yard, a frame
 each 10 s, while the sun moves 15 degrees and fades by a third; every other frame shows something
 new. film: frames a second of `predict` with its overlay alone, beside those of the network.
 """
@@ -39,9 +42,10 @@ REFRESH = 18  # frames: three minutes
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True)
-    p = commands.add_parser("align")
-    p.add_argument("--n", type=int, default=200, help="samples of unseen both")
-    p.set_defaults(command=lambda args: aligned(args.n))
+    for name, command in {"align": aligned, "distances": distances}.items():
+        p = commands.add_parser(name)
+        p.add_argument("--n", type=int, default=200, help="samples of unseen both")
+        p.set_defaults(command=lambda args, command=command: command(args.n))
     p = commands.add_parser("daylight")
     p.add_argument("--places", type=int, default=12)
     p.set_defaults(command=lambda args: daylight(args.places))
@@ -94,15 +98,19 @@ def overlap(mask_pred: np.ndarray, mask: np.ndarray) -> float:
     return metrics.mask_metrics(*pair)["iou"].item()
 
 
+def unseen(n: int) -> list[tuple[int, int]]:
+    """Samples whose background and object nobody trained on, and these backgrounds."""
+    index = manifest.index_of(manifest.sample_ids("evaluation", 4 * n))
+    both = manifest.subset_of(index) == manifest.SUBSETS.index("unseen_both")
+    return index[["id", "bg"]][both].tolist()
+
+
 def aligned(n: int) -> None:
     model = evalib.load(device="cpu")
     chance = 2 * rng.uniform(rng.sample_keys(0, 0, range(n)), "moved", 0, 1, 5) - 1
     found = {}
     refused = 0
-    ids = manifest.sample_ids("evaluation", 4 * n)
-    index = manifest.index_of(ids)
-    unseen = manifest.subset_of(index) == manifest.SUBSETS.index("unseen_both")
-    for number, (which, bg) in enumerate(index[["id", "bg"]][unseen].tolist()):
+    for number, (which, bg) in enumerate(unseen(n)):
         place, like = places.build(0, bg), backdrop(0, bg, SIZE)
         img, mask = shot(place, like, bg, np.array([which]))
         if not mask.any():
@@ -125,6 +133,34 @@ def aligned(n: int) -> None:
         print(
             f"{name:16} mean {np.mean(values):.3f}, median {np.median(values):.3f}, < .5: {low:.0%}"
         )
+
+
+def distances(n: int) -> None:
+    model = evalib.load(device="cpu")
+    chance = np.random.default_rng(0)
+    found = {}
+    for which, bg in unseen(n):
+        raw = shots.render_backgrounds([bg], SIZE) | shots.render([which], SIZE)
+        empty, bg_depth, img, mask, depth = (
+            raw[k][0] for k in ("bg", "bg_depth", "fg_bg", "mask", "depth")
+        )
+        fixed = camera.Camera(model, empty)
+        seen = fixed.depth()
+        sure = (bg_depth > 25) & (bg_depth < 204) & (seen > 0.1) & (seen < 9.9)
+        pixels = chance.permutation(np.argwhere(sure))[:10].tolist()
+        points = [(x, y, bg_depth[y, x] / 25.5) for y, x in pixels]
+        for known in (0, 1, 3, 10, "all"):
+            if known == "all":
+                fixed.anchor(bg_depth / 25.5)
+            else:
+                fixed.calibrate(*points[:known])
+            error = 10 * np.minimum(fixed(img)[1], 1) - depth / 25.5  # m
+            whole, new = np.mean(error**2), np.mean(error[mask > 0] ** 2) if mask.any() else np.nan
+            found.setdefault(known, []).append((whole**0.5, new**0.5))
+    print(f"{SIZE} px, {len(found[0])} unseen samples, mean RMSE in m: whole, on the new")
+    for known, values in found.items():
+        whole, new = np.nanmean(values, axis=0)
+        print(f"{known!s:>4} distances known  {whole:.2f}  {new:.2f}")
 
 
 def daylight(n_places: int) -> None:
