@@ -412,6 +412,14 @@ def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
     np.testing.assert_allclose(camera(bg)[1], 0.4, rtol=0.1)
 
 
+def test_so_many_points_are_a_map():
+    camera = Camera(Stub(), np.full((20, 40, 3), 51, np.uint8))
+    points = [(i % 40, i // 40, 3.0) for i in range(101)]
+    camera.calibrate(*points[:100])
+    with pytest.raises(ValueError, match="101 points came, needed up to 100.* to anchor"):
+        camera.calibrate(*points)
+
+
 def test_a_refused_calibration_leaves_the_one_before():
     bg = np.full((20, 40, 3), 51, np.uint8)
     bg[:, :5] = 0

@@ -18,6 +18,7 @@ LONG_SIDE = 224  # pixels in the network: more find finer edges, at a price; cho
 METRES = 10.0  # of depth 1
 NEAREST_M, FARTHEST_M = 0.1, 9.9  # beyond, depth is clipped, or a sigmoid's far end
 FARTHER = 1.5  # than the farthest measured point, but never less than METRES, depth ends
+MOST_POINTS = 100  # more are a map
 SAME_ASPECT = 0.01  # relative; rounding alone (6000x4000 as 640x427) gives 0.001
 SHOTS = 8  # whose median the empty scene follows: a shadow that passes is in one or two of them
 STILL = 0.1  # a pixel with a higher probability of new, or near one, does not follow
@@ -188,8 +189,12 @@ class Camera:
 
         Input: points: x, y, metres of each. Those of an earlier call are forgotten, as is what
             `anchor` was given.
-        Raises: ValueError: no pixel of `bg`, no distance, or the network has no sure depth there.
+        Raises: ValueError: no pixel of `bg`, no distance, the network has no sure depth there, or
+            there are more than MOST_POINTS.
         """
+        if len(points) > MOST_POINTS:
+            needed = f"needed up to {MOST_POINTS}: give a map of all distances to anchor"
+            raise ValueError(f"{len(points)} points came, {needed}")
         height, width = self.bg.shape[:2]
         uncalibrated = Camera(self.model, self.bg, long_side=self.long_side)
         depth = uncalibrated.depth()

@@ -69,7 +69,8 @@ def predict(model: nn.Module, args: argparse.Namespace) -> None:
         before = camera.depth()
         camera.calibrate(*args.calibrate)
         factor = np.median(camera.depth() / before)
-        print(f"depth is multiplied by {factor:.2f}, in the middle", file=sys.stderr)
+        text = f"the empty scene's depth is multiplied by {factor:.2f} (median of its pixels)"
+        print(text, file=sys.stderr)
     if args.bg_depth:
         camera.anchor(_empty_depth(args.bg_depth, camera))
     progress = tqdm(total=film.n, unit=" frames", disable=film.n == 1)
