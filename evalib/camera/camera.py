@@ -66,8 +66,8 @@ class Camera:
         self._how = None  # the camera moved, when that could last be told
         self._shots = deque(maxlen=SHOTS)  # (1, 3, h, w) inside the network, nan where new
         self._n_waited = 0.0  # frames since the last of them
-        self._error: Tensor | None = None  # (1, 1, h, w) of depth's logits; see `calibrate`
-        self._far = METRES  # where depth ends
+        # See `calibrate`: what to add to depth's logits, (1, 1, h, w), and the metres where it ends
+        self._calibration: tuple[Tensor, float] | None = None
         self.bg_depth: np.ndarray | None = None  # see `anchor`
         self._kept = {}  # size inside the network: bg of that size, and its features
 
@@ -101,9 +101,12 @@ class Camera:
     def depth(self) -> np.ndarray:
         """(H', W') float32 metres, how far away everything in `bg` is, as the network sees it, with
         what `calibrate` was told."""
+        return METRES * _enlarged(self._calibrated(self._empty()), self.bg.shape[:2])[1]
+
+    def _empty(self) -> Tensor:
+        """What the network says of `bg` alone, (1, 2, h, w)."""
         bg = _shrunk(self.bg, self._size(self.bg.shape[:2]))
-        maps = self._measured(torch.cat(unet.predict(self.model, bg, bg), dim=1))
-        return METRES * _enlarged(maps, self.bg.shape[:2])[1]
+        return torch.cat(unet.predict(self.model, bg, bg), dim=1)
 
     def _size(self, full: tuple[int, int]) -> tuple[int, int]:
         """Of a frame, inside the network."""
@@ -128,14 +131,15 @@ class Camera:
             bg, features = self._kept[size]
         shot = _shrunk(frame, size)
         maps = torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
-        return shot, self._measured(maps)
+        return shot, self._calibrated(maps)
 
-    def _measured(self, maps: Tensor) -> Tensor:
+    def _calibrated(self, maps: Tensor) -> Tensor:
         """Both maps (1, 2, h, w), depth as `calibrate` corrects it."""
-        if self._error is None:
+        if self._calibration is None:
             return maps
-        error = F.interpolate(self._error, maps.shape[2:], mode="bilinear", align_corners=False)
-        depth_pred = (maps[:, 1:].logit(1e-6) + error).sigmoid() * (self._far / METRES)
+        error, far = self._calibration
+        error = F.interpolate(error, maps.shape[2:], mode="bilinear", align_corners=False)
+        depth_pred = (maps[:, 1:].logit(1e-6) + error).sigmoid() * (far / METRES)
         return torch.cat([maps[:, :1], depth_pred], dim=1)
 
     def _find(self, frame: np.ndarray) -> None:
@@ -177,7 +181,7 @@ class Camera:
         if (metres > 0).mean() < 0.05:
             raise ValueError("less than 5 % of bg_depth is known (more than 0 m)")
         self.bg_depth = metres / METRES
-        self._error, self._far = None, METRES
+        self._calibration = None
 
     def calibrate(self, *points: tuple[int, int, float]) -> None:
         """Say how far away some pixels of `bg` are; from then on depth agrees with them.
@@ -196,8 +200,7 @@ class Camera:
             needed = f"needed up to {MOST_POINTS}: give a map of all distances to anchor"
             raise ValueError(f"{len(points)} points came, {needed}")
         height, width = self.bg.shape[:2]
-        uncalibrated = Camera(self.model, self.bg, long_side=self.long_side)
-        depth = uncalibrated.depth()
+        depth = METRES * _enlarged(self._empty(), (height, width))[1]  # not calibrated
         for x, y, metres in points:
             if not (0 <= x < width and 0 <= y < height):
                 raise ValueError(f"pixel ({x}, {y}) is not in bg, which is {width}x{height} (x, y)")
@@ -209,15 +212,16 @@ class Camera:
                 needed = f"needed {NEAREST_M} to {FARTHEST_M} m: choose another point"
                 raise ValueError(f"{text} is clipped; {needed}")
         x, y, metres = np.array(points, float).reshape(-1, 3).T
-        self._error, self._far, self.bg_depth = None, METRES, None
-        if len(points):
-            self._far = max(METRES, FARTHER * metres.max())
+        self._calibration = self.bg_depth = None
+        if points:
+            far = max(METRES, FARTHER * metres.max())
             seen = depth[y.astype(int), x.astype(int)] / METRES
-            true = metres / self._far
+            true = metres / far
             error = np.log(true / (1 - true)) - np.log(seen / (1 - seen))
             size = self._size((height, width))
             at = (np.stack([x, y], 1) + 0.5) * size[1] / width
-            self._error = torch.from_numpy(measured.correction(error, at, size))[None, None]
+            error = torch.from_numpy(measured.correction(error, at, size))[None, None]
+            self._calibration = error, far
 
 
 def predict_pair(

@@ -155,7 +155,7 @@ def backdrop(seed: int, bg: int, size: int) -> Backdrop:
         coarse = probe(seed, bg)
         light = np.minimum(coarse.light[:3] + coarse.light[3:6], f(1.5))
         wanted = 0.09 + 0.18 * chance(seed, [bg], "exposure", 1)[0, 0]
-        if bg >= places.MORE and chance(seed, [bg], "night", 1)[0, 0] < places.NIGHT:
+        if places.night(seed, np.array([bg]))[0]:
             wanted *= 0.25
         exposure = wanted / max(light.mean(dtype=np.float64), 1e-3)
         _kept[key] = Backdrop.of(places.build(seed, bg), 2 * size, exposure)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evalib.rooms import furniture, objects
-from evalib.rooms.builder import Builder, about_y, paint
+from evalib.rooms.builder import Builder, about_y, chance, paint
 from evalib.rooms.rays import Pinhole
 
 KINDS = ("living", "office", "yard", "bedroom", "street")
@@ -68,6 +68,11 @@ def build(seed: int, bg: int) -> Place:
 def kind_of(bg: int) -> str:
     kinds = KINDS if bg < MORE else MORE_KINDS
     return kinds[(bg // 5) % len(kinds)]
+
+
+def night(seed: int, bg: np.ndarray) -> np.ndarray:
+    """(B,) bool: which of the places `bg` (B,) are seen by night."""
+    return (bg >= MORE) & (chance(seed, bg, "night", 1)[:, 0] < NIGHT)
 
 
 def table_top(s: Builder) -> Place:
@@ -219,7 +224,6 @@ def _walls(s: Builder, wide: float, deep: float, tall: float) -> tuple:
 
 def _furnish(s: Builder, kind: str, wide: float, deep: float) -> None:
     """Furniture along the walls, something in the middle, a rug, things lying about."""
-    usual = furniture.USUAL[kind]
     if kind == "class":
         columns, rows = s.pick(2, 3), s.pick(2, 3, 4)
         yaw = s.pick(0, np.pi)
@@ -228,7 +232,7 @@ def _furnish(s: Builder, kind: str, wide: float, deep: float) -> None:
                 x, z = (i + 0.5) * wide / columns, deep * (0.25 + 0.6 * (k + 0.5) / rows)
                 s.stand(furniture.school_desk, x, z, yaw + s.u(-0.05, 0.05), 0.6, 0.5)
     for _ in range(s.pick(1, 3, 6) if kind in ("hall", "corridor", "class") else s.pick(3, 5, 8)):
-        make, side = s.pick(*usual), s.pick("back", "left", "right")
+        make, side = s.pick(*furniture.USUAL[kind]), s.pick("back", "left", "right")
         rx, rz = (x * s.u(0.85, 1.25) for x in furniture.SIZES[make])
         if side == "back":
             s.stand(make, s.u(rx, max(wide - rx, rx)), deep - rz - 0.05, np.pi, rx, rz)
@@ -256,10 +260,8 @@ def open_place(s: Builder, street: bool, above: bool, more: bool) -> Place:
     tan = np.clip(0.85 / (look * s.u(0.12, 0.5)), 0.22, 0.75)  # a person there fills 12 to 50 %
     if above:
         tan = np.clip(0.85 / (np.hypot(high, look) * s.u(0.1, 0.4)), 0.25, 0.8)
-    far, grass = (
-        (look + high * tan * above) * s.u(1.2, 2.6),
-        s.u(0.1, 0.3) * np.array([s.u(0.6, 1.1), 1, 0.5]),
-    )
+    far = (look + high * tan * above) * s.u(1.2, 2.6)
+    grass = s.u(0.1, 0.3) * np.array([s.u(0.6, 1.1), 1, 0.5])
     tone = s.colour((0.08, 0.4), 0.15) if street else grass
     tex = s.pick("noise", "noise", "bricks", "checks") if street else s.pick("noise", "leaves")
     ground = paint(tone, tone * s.u(0.6, 0.95), tex, s.u(0.7, 3), s.u(0, 50))

@@ -11,7 +11,7 @@ import numpy as np
 
 from evalib.rooms.builder import chance
 from evalib.rooms.kernels import kernel, scalar
-from evalib.rooms.places import MORE, NIGHT
+from evalib.rooms.places import MORE, night
 from evalib.rooms.rays import clamp, f
 
 # ITU-T T.81, Annex K: how coarsely luminance and colour are rounded at quality 50
@@ -67,7 +67,7 @@ def settings(seed: int, bg: np.ndarray, ids: np.ndarray | None, size: int) -> np
     kind = chance(seed, bg, "camera's kind", 5)
     shots["grey"] = more & (kind[:, 0] < 0.08)
     shots["soft"] = np.where(more & (kind[:, 1] < 0.2), 0.3 + 0.7 * kind[:, 2], 0)
-    shots["noise"] *= 1 + 1.5 * (more & (chance(seed, bg, "night", 1)[:, 0] < NIGHT))
+    shots["noise"] *= 1 + 1.5 * night(seed, bg)
     poor = more & (kind[:, 3] < 0.2)  # an old codec: blocks, and colours of blocks
     shots["quality"] = np.where(
         poor, np.floor(10 + 25 * kind[:, 4] + 8 * r[:, 6]), shots["quality"]
@@ -118,25 +118,22 @@ def develop(light, shot, grain, image):
 @kernel
 def _soften(light, share):
     """Blur (3, S, S) by [1 2 1] / 4 in both directions, and mix with what was there."""
-    n = light.shape[1]
+    line = np.empty(light.shape[1], np.float32)
+    for c in range(3):
+        _soften_rows(light[c], share, line)
+        _soften_rows(light[c].T, share, line)
+
+
+@scalar
+def _soften_rows(plane, share, line):
+    n = len(line)
     kept = f(1) - share * f(0.5)
     beside = share * f(0.25)
-    line = np.empty(n, np.float32)
-    for c in range(3):
-        for y in range(n):
-            for x in range(n):
-                line[x] = light[c, y, x]
-            for x in range(n):
-                light[c, y, x] = kept * line[x] + beside * (
-                    line[max(x - 1, 0)] + line[min(x + 1, n - 1)]
-                )
+    for y in range(n):
         for x in range(n):
-            for y in range(n):
-                line[y] = light[c, y, x]
-            for y in range(n):
-                light[c, y, x] = kept * line[y] + beside * (
-                    line[max(y - 1, 0)] + line[min(y + 1, n - 1)]
-                )
+            line[x] = plane[y, x]
+        for x in range(n):
+            plane[y, x] = kept * line[x] + beside * (line[max(x - 1, 0)] + line[min(x + 1, n - 1)])
 
 
 @kernel
