@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evalib.rooms import places
-from evalib.rooms.builder import chance
+from evalib.rooms.builder import Light, Place, chance
 from evalib.rooms.kernels import kernel, scalar
 from evalib.rooms.rays import Frame, clamp, dot, f, minus, raster, view
 from evalib.rooms.shadows import enclose, shadows
@@ -28,7 +28,7 @@ class Backdrop(NamedTuple):
     """An empty place on a frame of n x n rays: a picture, and a margin."""
 
     frame: Frame
-    lamp: places.Light  # in float32
+    lamp: Light  # in float32
     blockers: np.ndarray  # (k,) SEEN, parts that throw shadows
     z: np.ndarray  # (n, n) float32 m, inf for sky
     points: np.ndarray  # (tiles, 3, 64), as `enclose` has them
@@ -37,10 +37,10 @@ class Backdrop(NamedTuple):
     exposure: float
 
     @staticmethod
-    def of(place: places.Place, across: int, exposure: float = 1.0) -> "Backdrop":
+    def of(place: Place, across: int, exposure: float = 1.0) -> "Backdrop":
         frame = Frame.of(place.camera, across, -(-across // 64))  # a pixel of shake at 64 px
         n = frame.n
-        lamp = places.Light(*map(np.float32, place.light))
+        lamp = Light(*map(np.float32, place.light))
         parts = view(place.parts, place.camera)
         z = np.full((n, n), np.inf, np.float32)
         part = np.full((n, n), -1, np.int32)

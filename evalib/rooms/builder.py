@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from functools import partialmethod
+from typing import NamedTuple
 
 import numpy as np
 
 from evalib import rng
-from evalib.rooms.rays import BALL, BOX, PART, TUBE, times
+from evalib.rooms.rays import BALL, BOX, PART, TUBE, Pinhole, times
 from evalib.rooms.surfaces import TEXTURES
 
 
@@ -144,3 +145,30 @@ class Builder:
         rate = self.u(1, 4) if tex == "noise" else self.u(3, 14)
         colours = self.colour(value, 0.9), self.colour((0.03, 0.75), 0.9)
         return paint(*colours, tex, rate, self.u(0, 9))
+
+
+class Light(NamedTuple):
+    """What lights a place, and what stands in its way; colours are (3,) linear RGB."""
+
+    indoors: bool
+    floor: np.ndarray  # (4,) m, x0, x1, z0, z1 where one can stand
+    blocks: np.ndarray  # (k, 4) m, x0, x1, z0, z1 of furniture
+    lamp: np.ndarray  # (3,) m, where it is
+    soft: float  # its radius over its distance
+    direct: np.ndarray  # its light
+    bounce: np.ndarray  # light from below
+    rise: np.ndarray  # from there to light from above
+    haze: np.ndarray = np.zeros(3)  # the visible sky at the horizon
+    fade: np.ndarray = np.zeros(3)  # from there to the zenith
+
+
+class Place(NamedTuple):
+    """One background."""
+
+    parts: np.ndarray  # (n,) PART
+    shell: int  # so many parts come first that throw no shadows: ground and walls
+    reach: float  # how far off objects may be, m
+    camera: Pinhole
+    light: Light
+    limit: float = 0.65  # m, half of the largest thing here: in a room a car is a child's
+    nearest: float = 0.5  # m, of things

@@ -237,3 +237,8 @@ def chair(s: Builder, *_: float) -> None:
 
 
 FAMILIES = (standing, sitting, animal, vehicle, thing)
+
+
+def somebody(s: Builder, rx: float, rz: float) -> None:
+    """People and animals who were there all the time are not new."""
+    s.pick(standing, standing, sitting, animal)(s)

@@ -16,6 +16,23 @@ TRIES = 24
 AREA = (0.007, 2.2)  # share of the picture an object is meant to fill, if the place allows
 
 
+class Habits(NamedTuple):
+    """How things stand in a place."""
+
+    crowds: float  # share of the places that are crowded
+    least: float  # share of the picture that the smallest are meant to fill
+    least_there: float  # and do, where there is little room
+    beyond: float  # where the middle of a thing may be, across the picture: 1 is its edge
+
+
+BEFORE = Habits(crowds=0, least=AREA[0], least_there=0.002, beyond=0.95)
+SINCE = Habits(crowds=0.12, least=0.35 * AREA[0], least_there=0.001, beyond=1.12)
+
+
+def _habits(bg: int) -> Habits:
+    return SINCE if bg >= places.MORE else BEFORE
+
+
 def empty(ids: np.ndarray, seed: int = 0) -> np.ndarray:
     """(N,) bool: which samples show nothing new, whatever object their number names."""
     return chance(seed, ids, "empty", 1)[:, 0] < EMPTY_SHARE
@@ -58,7 +75,7 @@ def cast(seed: int, bg: int, ids: np.ndarray) -> Cast:
     fg = index_of(ids[shown])["fg"]
     first = shown, fg, *_settle(seed, bg, place, fg, spot[shown], mirror[shown])
     company = (0.25, 0.08)
-    if bg >= places.MORE and chance(seed, [bg], "crowd", 1)[0, 0] < 0.12:
+    if chance(seed, [bg], "crowd", 1)[0, 0] < _habits(bg).crowds:
         company = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
     more = [
         _company(seed, bg, place, *first, spot[shown], nth, share)
@@ -168,22 +185,21 @@ def _stand(seed: int, bg: int, place, size, keys, attempt: int) -> tuple[np.ndar
     large, luck, depths = r[:, 1:2], r[:, 2:3], r[:, 3 : 3 + TRIES]
     yaw = 2 * np.pi * r[:, 0]
     drift = (depths - 0.5) * np.linspace(0.2, 3 + attempt % 4, TRIES)  # then any size
-    least = AREA[0] * (0.35 if bg >= places.MORE else 1)
-    area = least * (AREA[1] / least) ** large**0.75 * np.exp(drift)
+    habits = _habits(bg)
+    area = habits.least * (AREA[1] / habits.least) ** large**0.75 * np.exp(drift)
     # of nine points: of the large ones few need be seen, of the others half are wholly seen
     wanted = np.where(large > 0.5, 3, np.minimum(3 + np.floor(13 * luck), 9))
     light = place.light
     blocks = light.blocks if attempt < 6 else light.blocks[:0]
     room = place.camera, light.floor, blocks, place.nearest, place.reach, probe(seed, bg)
-    beyond = 1.12 if bg >= places.MORE else 0.95  # the middle of a thing, across the picture
     return _choose(
         *room,
         size,
         yaw,
-        area.clip(0.002 if bg < places.MORE else 0.001, 0.8),
+        area.clip(habits.least_there, 0.8),
         wanted.ravel(),
         r,
-        beyond,
+        habits.beyond,
     ), yaw
 
 

@@ -30,6 +30,7 @@ from evalib import camera, manifest, metrics, rng, timing, unet
 from evalib.__main__ import main as evalib_main
 from evalib.rooms import places, sensor, shots, staging
 from evalib.rooms.backdrop import Backdrop, backdrop
+from evalib.rooms.builder import Light, Place
 from evalib.rooms.rays import Pinhole
 from evalib.rooms.surfaces import TABLES
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.command(args)
 
 
-def shot(place: places.Place, like: Backdrop, bg: int, ids: np.ndarray | None) -> tuple:
+def shot(place: Place, like: Backdrop, bg: int, ids: np.ndarray | None) -> tuple:
     """Image and mask of a changed place: empty, or of one sample; exposed as `like`."""
     drop = Backdrop.of(place, 2 * SIZE, like.exposure)
     image = np.empty((1, SIZE, SIZE, 3), np.uint8)
@@ -190,7 +191,7 @@ def daylight(n_places: int) -> None:
         print(f"{name:18} false area by quarter of an hour {text}; IoU {np.mean(iou[name]):.3f}")
 
 
-def later(light: places.Light, day: float) -> places.Light:
+def later(light: Light, day: float) -> Light:
     """The same sun `day` hours later: 15 degrees an hour about the vertical, a third darker and
     warmer; what the sky gives darkens alike."""
     angle = np.deg2rad(15 * day)
