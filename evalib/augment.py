@@ -1,8 +1,9 @@
 """Augmentation of whole batches on the device, as a pure function of (names, sample key).
 
 Pixels meet only + - * / and comparisons, which round alike in vector and scalar code, so a sample
-comes out bit for bit the same in any batch (with `pow` or `exp` it need not). `albumentations` is
-the same sample by sample. Source: BackgroundMattingV2, train_base.py; the ranges are not tuned.
+comes out bit for bit the same in any batch (with `pow` or `exp` it need not); `move` alone leaves
+them to PyTorch's grid_sample. `albumentations` is the same sample by sample. Source:
+BackgroundMattingV2, train_base.py; the ranges are not tuned.
 """
 
 import os
@@ -33,10 +34,12 @@ REASONS = {  # transform: why photographs may differ so
     "blur": "focus or motion softens one of the two shots (p = .5)",
     "noise": "each shot has sensor noise of its own (sigma up to .03)",
     "cutout": "a grey rectangle hides the same part of both shots: the rest must do (not in ALL)",
+    "move": "somebody touched the camera after the empty shot: 2 %, a degree (p = .25; not in ALL)",
 }
 SAME = np.eye(3, dtype=np.float32)  # the colour matrix that changes nothing
 GREY = 128
-ALL = tuple(name for name in REASONS if name != "cutout")  # in the order in which they are applied
+# in the order in which they are applied
+ALL = tuple(name for name in REASONS if name not in ("cutout", "move"))
 
 
 def check(names: tuple[str, ...]) -> None:
@@ -81,6 +84,9 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: np.ndarray) -
     if "crop" in names:
         window = _window(keys, *batch[images[0]].shape[-2:])
         batch |= {name: _crop(batch[name], *window) for name in images}
+    if "move" in names:
+        for name in {"bg", "bg_depth"} & set(images):
+            batch[name] = _moved(batch[name], keys, smooth=name == "bg")
     if "shadow" in names and "fg_bg" in batch:
         batch["fg_bg"] = batch["fg_bg"] * _shadow(keys, batch["fg_bg"])
     if BY_THE_CAMERA & set(names):
@@ -88,17 +94,35 @@ def _apply(names: tuple[str, ...], batch: dict[str, Tensor], keys: np.ndarray) -
         batch |= {shot: _photograph(names, batch[shot], shot, keys) for shot in shots}
     if "cutout" in names:
         x = batch[images[0]]
-        hole = _beside(x, _hole(keys, *x.shape[-2:]))[:, None]  # (B, 1, H, W)
+        hole = _beside(x, _hole(keys, "cutout", *x.shape[-2:]))[:, None]  # (B, 1, H, W)
         for name, value in {"bg": GREY / 255, "fg_bg": GREY / 255, "mask": 0.0}.items():
             if name in batch:
                 batch[name] = batch[name].masked_fill(hole, value)
     return batch
 
 
+def told(bg_depth: Tensor, share: float, *, keys: np.ndarray) -> Tensor:
+    """What a network is told of the empty scene's depth (B, 1, H, W) in 0..1; 0 where nothing is.
+
+    Of `share` of the samples: two thirds of these all of it, a third all but a rectangle. In half
+    of them 10 m and more is not known, as with depth cameras.
+    """
+    luck = rng.uniform(keys, "told", 0, 1, 3)
+    blind = luck[:, :1] >= share
+    near = luck[:, 1:2] < 0.5
+    part = luck[:, 2, None, None] < 1 / 3
+    hole = _beside(bg_depth, part & _hole(keys, "told", *bg_depth.shape[-2:]))[
+        :, None
+    ]  # (B, 1, H, W)
+    far = (bg_depth > 0.99) & _column(near, bg_depth)
+    return bg_depth.masked_fill(_column(blind, bg_depth) | hole | far, 0.0)
+
+
 def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
     """The readable way: one uint8 sample at a time, light by albumentations' own transforms.
 
-    flip, crop, cutout are `apply`'s, pixel for pixel; the others are alike in kind, not in numbers.
+    flip, crop, move, cutout are `apply`'s, pixel for pixel; the others are alike in kind, not in
+    numbers.
     Returns: transform(sample, key) of bg, fg_bg (H, W, 3), mask, depth, bg_depth (H, W), uint8 in
     and out. It holds a sample's draw while it works, so each thread needs its own.
     Raises: ValueError: a name that is no transform.
@@ -134,6 +158,12 @@ def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
             (top,), (left,), rows, columns = _window(keys, *sample["mask"].shape)
             out = {n: x[top : top + rows, left : left + columns] for n, x in out.items()}
         out = {name: np.ascontiguousarray(x) for name, x in out.items()}
+        if "move" in names:
+            for name in {"bg", "bg_depth"} & set(out):
+                x = torch.from_numpy(out[name]).float().view(1, *out[name].shape[:2], -1)
+                x = _moved(x.permute(0, 3, 1, 2), keys, smooth=name == "bg")
+                x = x.permute(0, 2, 3, 1).round().byte().numpy()
+                out[name] = np.ascontiguousarray(x.reshape(out[name].shape))
         seeds = rng.integers(keys, "albumentations", 1 << 24, 4)[0].tolist()
         scene.set_random_seed(seeds[0])
         both = scene(image=out["bg"], fg_bg=out["fg_bg"])
@@ -143,7 +173,7 @@ def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:
             camera.set_random_seed(seed)
             out[shot] = camera(image=image)["image"]
         if "cutout" in names:
-            [hole] = _hole(keys, *out["mask"].shape)
+            [hole] = _hole(keys, "cutout", *out["mask"].shape)
             for name, value in {"bg": GREY, "fg_bg": GREY, "mask": 0}.items():
                 out[name] = out[name].copy()  # it may be the caller's
                 out[name][hole] = value
@@ -201,12 +231,29 @@ def _crop(x: Tensor, top: np.ndarray, left: np.ndarray, rows: int, columns: int)
     return windows[which, :, _beside(x, top), _beside(x, left)]
 
 
-def _hole(keys: np.ndarray, height: int, width: int) -> np.ndarray:
+def _moved(x: Tensor, keys: np.ndarray, *, smooth: bool) -> Tensor:
+    """(B, C, H, W) from a camera that was turned, rolled and zoomed; its edges are repeated."""
+    luck = rng.uniform(keys, "move", -1, 1, 4)
+    there = rng.uniform(keys, "move/there", 0, 1) < 0.25
+    roll, zoom = np.radians(luck[:, 2:3]), 1 + 0.02 * luck[:, 3:]
+    cos, sin = (_column(f(roll) * zoom, x)[:, 0] for f in (np.cos, np.sin))  # (B, 1, 1)
+    right, down = (_column(0.04 * luck[:, i : i + 1], x)[:, 0] for i in (0, 1))  # of -1..1
+    height, width = x.shape[-2:]
+    v = ((torch.arange(height, device=x.device) + 0.5) * 2 - height)[:, None] / width
+    u = ((torch.arange(width, device=x.device) + 0.5) * 2 - width) / width
+    across = u * cos - v * sin + right
+    along = (u * sin + v * cos) * (width / height) + down
+    grid = torch.stack([across, along], 3).to(x.dtype)  # (B, H, W, 2), not by a matrix product
+    how = {"mode": "bilinear" if smooth else "nearest", "padding_mode": "border"}
+    return torch.where(_column(there, x), F.grid_sample(x, grid, **how, align_corners=False), x)
+
+
+def _hole(keys: np.ndarray, what: str, height: int, width: int) -> np.ndarray:
     """(B, H, W) bool: a rectangle of a quarter to a half of each side. DeVries & Taylor 2017."""
     inside = np.ones((len(keys), height, width), bool)
     for axis, (name, n) in enumerate({"rows": height, "columns": width}.items()):
-        share = rng.uniform(keys, f"cutout/{name}/share", 0.25, 0.5)  # (B, 1)
-        begin = rng.uniform(keys, f"cutout/{name}/begin", 0, 1) * (1 - share)
+        share = rng.uniform(keys, f"{what}/{name}/share", 0.25, 0.5)  # (B, 1)
+        begin = rng.uniform(keys, f"{what}/{name}/begin", 0, 1) * (1 - share)
         at = (np.arange(n) + 0.5) / n
         along = (at >= begin) & (at < begin + share)  # (B, n)
         inside &= np.expand_dims(along, 2 - axis)

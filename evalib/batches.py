@@ -88,6 +88,7 @@ class Batches:
         self.steps_per_epoch = source.steps_per_epoch  # None of a stream
         self.names = config.augment
         self.way = config.way
+        self.told = config.told
         self.device = torch.device(device)
 
     def gather(self, step: int, size: int) -> Batch:
@@ -123,11 +124,14 @@ class Batches:
 
     def prepare(self, raw: Batch) -> Batch:
         """bg, fg_bg (B, 3, H, W), mask, depth, bg_depth (B, 1, H, W) 0..1 on the device, row (B,):
-        what `gather` gave, augmented."""
+        what `gather` gave, augmented; `told` (B, 1, H, W), what the network knows of bg_depth."""
+        keys = raw["key"].numpy()
         batch = floats({name: x for name, x in raw.items() if name != "key"}, self.device)
-        if self.way == "albumentations":
-            return batch
-        return augmentation.apply(self.names, batch, keys=raw["key"].numpy())
+        if self.way == "batch":
+            batch = augmentation.apply(self.names, batch, keys=keys)
+        if "bg_depth" in batch:
+            batch["told"] = augmentation.told(batch["bg_depth"], self.told, keys=keys)
+        return batch
 
     def _sample_by_sample(self, raw: Batch) -> Batch:
         transform = augmentation.albumentations(self.names)  # one a thread: it holds a draw

@@ -49,7 +49,8 @@ class Config:
     reuse: int = 8  # how often a sample of a stream is seen before it is forgotten
     window: int = 4096  # samples of a stream, of the smallest size, that are mixed at a time,
     lanes: int = 16  # from BLOCKS times as many backgrounds
-    augment: tuple[str, ...] = augment.ALL
+    augment: tuple[str, ...] = ("flip",)  # rooms differ by themselves; photographs may need more
+    told: float = 0.5  # of samples: the network knows the empty scene's depth, or some of it
     way: str = "batch"  # of augmenting: whole batches on the device, or albumentations by sample
     ema: float = 0.99  # decay of the averaged weights, which are the ones evaluated and kept
     seed: int = 0
@@ -71,6 +72,8 @@ class Config:
         object.__setattr__(self, "augment", tuple(self.augment))
         if min(self.n_steps, self.batch_size, self.log_every) < 1 or not 0 <= self.ema < 1:
             raise ValueError("steps, batch_size and log_every must be at least 1, ema in 0..1")
+        if not 0 <= self.told <= 1:
+            raise ValueError(f"told is {self.told}, needed 0..1: a share of the samples")
         if self.reuse not in REUSES or self.lanes < 1 or self.window < BLOCKS * self.lanes:
             raise ValueError(
                 f"reuse={self.reuse}, lanes={self.lanes}, window={self.window}; needed: a reuse of "

@@ -32,6 +32,13 @@ def check(bg: Tensor, fg_bg: Tensor, same_batch: bool = True) -> None:
         raise ValueError(f"images are {h}x{w}, needed {MIN_SIZE}x{MIN_SIZE} or more: enlarge them")
 
 
+def check_depth(bg_depth: Tensor, fg_bg: Tensor) -> None:
+    shape = tuple(bg_depth.shape)
+    if shape not in {(b, 1, *fg_bg.shape[2:]) for b in (1, len(fg_bg))}:
+        needed = f"{(len(fg_bg), 1, *fg_bg.shape[2:])} or the same with batch 1"
+        raise ValueError(f"bg_depth is {shape}, needed {needed}: resize it as the photographs")
+
+
 def pad(x: Tensor, stride: int, least: int = 2) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), multiples of `stride`, by repeating the last row and column."""
     # Two multiples at least: BatchNorm in training needs more than one value per channel.
@@ -80,20 +87,19 @@ class Sum(nn.Module):
         return self.deep(x) + self.flat(x)
 
 
-def head(c: int, typical: float | None = None) -> nn.Sequential:
-    """(B, c, H, W) -> (B, 1, 2H, 2W) logits, whose sigmoid starts at `typical`, or around .5."""
-    last = nn.Conv2d(c, 4, 3, padding=1)  # 4: a pixel of the half size becomes 2x2
-    if typical is None:  # as a correction must: small logits at first
-        nn.init.zeros_(last.bias)
-        last.weight.data *= 0.1
-    else:
-        nn.init.constant_(last.bias, math.log(typical / (1 - typical)))
-    return nn.Sequential(block(c, c), last, nn.PixelShuffle(2))
+def answer(c: int, maps: int = 1, typical: float = 0.5) -> nn.Sequential:
+    """(B, c, H, W) -> (B, maps, 2H, 2W) logits, whose sigmoids start near `typical`."""
+    last = nn.Conv2d(c, 4 * maps, 3, padding=1)  # 4: a pixel of the half size becomes 2x2
+    last.weight.data *= 0.1
+    nn.init.constant_(last.bias, math.log(typical / (1 - typical)))
+    return nn.Sequential(last, nn.PixelShuffle(2))
 
 
 def resized(x: Tensor, rows: int, columns: int) -> Tensor:
     """(B, C, H, W) -> (B, C, rows, columns) by two matrix products: means of areas when smaller,
     linear between pixels when larger. F.interpolate's gradients are not deterministic on CUDA."""
+    if x.shape[2:] == (rows, columns):
+        return x
     with torch.autocast(x.device.type, enabled=False):
         x = x.float()
         sides = (rows, x.shape[2]), (columns, x.shape[3])

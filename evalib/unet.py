@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from evalib.layers import (
     MIN_SIZE,
+    answer,
     block,
     check,
-    crop,
+    check_depth,
     double,
     halved,
-    head,
     joined,
     normal,
     pad,
     resized,
 )
 
+GIVEN = 4  # channels of `_given`
+ASKED = 16  # numbers in which a cell says what it looks for, and what it is
 TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which the untrained network answers; of depth it is .5
 
 
@@ -33,7 +35,9 @@ class Coarse(nn.Module):
 
     Scales 1/2, 1/4 and 1/8 are encoded per shot and mixed from [f_fg_bg, |f_fg_bg - f_bg|]; the
     trunk at 1/16 sees the mixture only, which halves its work. The decoder adds, finest last.
-    Both maps are answered at 1/2 and unfolded to pixels by PixelShuffle.
+    Answered at 1/2 and unfolded to pixels by PixelShuffle are three maps: the mask, the depth of
+    the empty scene and that of what is new; both depths may also be copied from elsewhere in the
+    picture (`_copied`).
     The difference of the images, equally lit, enters at 1/2, its 2x2 pixels folded into channels.
     """
 
@@ -44,27 +48,57 @@ class Coarse(nn.Module):
         scales = [block(3, 16, stride=2), block(16, 32, stride=2), block(32, 64, stride=2)]
         self.encoder = nn.ModuleList(scales)
         # 24: the images' difference, 2x2 pixels of 3 colours, absolute and signed
-        self.mix = nn.ModuleList([block(32 + 24, 16, 1), block(64, 32, 1), block(128, 64, 1)])
+        ins = 32 + 24 + GIVEN, 64 + GIVEN, 128 + GIVEN
+        self.mix = nn.ModuleList(block(i, o, 1) for i, o in zip(ins, (16, 32, 64), strict=True))
         blocks = [block(96, 96), block(96, 96)]
         self.trunk = nn.Sequential(block(64, 96, stride=2), *blocks)
         self.context = nn.Linear(96, 96)
         laterals = [nn.Conv2d(32, 16, 1), nn.Conv2d(64, 32, 1), nn.Conv2d(96, 64, 1)]
         self.lateral = nn.ModuleList(laterals)
         self.smooth = nn.ModuleList([nn.Identity(), block(32, 32), block(64, 64)])
-        self.mask_head = head(16, TYPICAL_MASK)
-        self.depth_head = head(16)
+        self.mask_head = nn.Sequential(block(16, 16), *answer(16, 1, TYPICAL_MASK))
+        self.depth_head = nn.Sequential(block(16, 16), *answer(16, 2))
+        self.depth_ask = nn.Conv2d(32, 3 * ASKED + 2, 1)
+        nn.init.constant_(self.depth_ask.bias[-2:], -2.0)  # copies little at first
 
-    def forward(self, bg, fg_bg, light, bg_features) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, 16, h / 2, w / 2) and the logits of both maps, of shots (B, 3, h, w)."""
-        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features)
+    def forward(self, bg, fg_bg, light, bg_features, known) -> tuple[Tensor, Tensor]:
+        """Features (B, 16, h / 2, w / 2) and the logits of three maps (B, 3, h, w), of shots
+        (B, 3, h, w)."""
+        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features, known)
         mixed = [mix(joined(part)) for mix, part in zip(self.mix, parts, strict=True)]
         y = self.trunk(mixed[-1])  # (B, 96, H / 16, W / 16) of the padded size
         y = y + self.context(y.mean((2, 3)))[:, :, None, None]  # the room as a whole, for depth
         for i in (2, 1, 0):
             y = self.smooth[i](mixed[i] + double(self.lateral[i](y)))  # twice the size each time
+            if i == 1:
+                asking = self.depth_ask(y)  # (B, 50, H / 4, W / 4)
+        depths = self._copied(self.depth_head(y), asking, parts[1][-1])
         h, w = fg_bg.shape[2:]
-        out = crop(self.mask_head(y), self.depth_head(y), h, w)
-        return y[..., : (h + 1) // 2, : (w + 1) // 2], out
+        maps = torch.cat([self.mask_head(y), depths], 1)[..., :h, :w]
+        return y[..., : (h + 1) // 2, : (w + 1) // 2], maps
+
+    def _copied(self, depths: Tensor, asking: Tensor, given: Tensor) -> Tensor:
+        """Logits (B, 2, H, W) of both depths, in which each cell of 4x4 pixels may have taken over,
+        as far as its gates say, the empty scene's depth of other cells: known there, or answered.
+        A thing is as far away as the ground on which it stands, which may be anywhere below; a wall
+        as its other end.
+
+        asking: (B, 50, H / 4, W / 4), what a cell offers, both questions and gates;
+        given:  `_given` of those cells.
+        Source: scaled dot-product attention, Vaswani et al. 2017; copying, Vinyals et al. 2015.
+        """
+        with torch.autocast(depths.device.type, enabled=False):
+            depths, asking, given = depths.float(), asking.float(), given.float()
+            offers, questions, gates = asking.flatten(2).split([ASKED, 2 * ASKED, 2], 1)
+            there = F.avg_pool2d(depths[:, :1].sigmoid(), 4)
+            there = given[:, :1].where(given[:, 1:2] > 0, there).flatten(2)  # (B, 1, cells)
+            questions = questions.unflatten(1, (2, ASKED))
+            fits = questions.mT @ offers[:, None] / ASKED**0.5  # (B, 2, cells, cells)
+            copied = fits.softmax(3) @ there[:, None].mT  # (B, 2, cells, 1)
+            copied = copied[..., 0].clamp(1e-3, 1 - 1e-3).logit()
+            both = torch.cat([copied, gates.sigmoid()], 1).unflatten(2, asking.shape[2:])
+            copied, gates = resized(both, *depths.shape[2:]).split(2, 1)
+            return depths + gates * (copied - depths)
 
 
 class Small(nn.Module):
@@ -84,14 +118,15 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.coarse = Coarse()
-        known = 16 + 2  # the first stage's features and both maps
+        found = 16 + 3  # the first stage's features and its maps
         self.encoder = nn.ModuleList([block(3, 16, stride=2), block(16, 24, stride=2)])
-        self.mix = nn.ModuleList([block(32 + 24 + known, 16, 1), block(48 + known, 24, 1)])
+        ins = 32 + 24 + GIVEN + found, 48 + GIVEN + found
+        self.mix = nn.ModuleList(block(i, 24, 1) for i in ins)
         self.at_quarter = nn.Sequential(block(24, 24), block(24, 24))
-        self.lateral = nn.Conv2d(24, 16, 1)
-        self.at_half = block(16, 16)
-        self.mask_head = head(16)
-        self.depth_head = head(16)
+        self.lateral = nn.Conv2d(24, 24, 1)
+        self.at_half = block(24, 24)
+        self.mask_head = answer(24)
+        self.depth_head = answer(24, 2)
 
     def encode(self, bg: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What a background (B, 3, H, W) costs, to keep where many `fg_bg` share it."""
@@ -102,47 +137,76 @@ class Small(nn.Module):
         return kept
 
     def forward(
-        self, bg: Tensor, fg_bg: Tensor, bg_features: dict[str, Tensor | list[Tensor]] | None = None
+        self,
+        bg: Tensor,
+        fg_bg: Tensor,
+        bg_features: dict[str, Tensor | list[Tensor]] | None = None,
+        bg_depth: Tensor | None = None,
     ) -> dict[str, Tensor | dict[str, Tensor]]:
         """Logits of both maps.
 
         Input:
             bg, fg_bg:   (B, 3, H, W) in 0..1; any H, W from MIN_SIZE.
             bg_features: `encode(bg)` where it is at hand; `bg` and it may then have batch 1.
+            bg_depth:    (B or 1, 1, H, W) of the empty scene in 0..1, z / 10 m, 0 or nan where it
+                         is not known; None where none of it is. Where it is known and nothing is
+                         new, it is the answer, and nothing new is behind it.
         Returns: mask_logits, depth_logits, (B, 1, H, W), whose sigmoids are the maps; for pictures
             above COARSE also `coarse`, the first stage's two at its own size, for the loss.
-        Raises: ValueError: not such images, two different sizes, or smaller than MIN_SIZE.
+        Raises: ValueError: not such images or depth, two different sizes, or smaller than MIN_SIZE.
         """
         check(bg, fg_bg, same_batch=bg_features is None)
+        if bg_depth is not None:
+            check_depth(bg_depth, fg_bg)
         kept = bg_features or {"small": self._shrunk(bg)}
         small = self._shrunk(fg_bg)
         light = _lighting(kept["small"], small)
-        y, coarse = self.coarse(kept["small"], small, light, kept.get("coarse"))
+        known = _known(bg_depth, fg_bg)  # (B, 2, H, W)
+        fewer = resized(known, *small.shape[2:])
+        y, maps = self.coarse(kept["small"], small, light, kept.get("coarse"), fewer)
+        coarse = _answer(maps, fewer)
         if max(fg_bg.shape[2:]) <= self.COARSE:
             return coarse
-        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, kept.get("fine"))
-        return self._corrected(coarse, y, parts, *fg_bg.shape[2:])
+        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, kept.get("fine"), known)
+        maps = self._corrected(maps, y, parts, *fg_bg.shape[2:])
+        return _answer(maps, known) | {"coarse": coarse}
 
-    def _corrected(self, coarse: dict[str, Tensor], y: Tensor, parts: list, h: int, w: int) -> dict:
+    def _corrected(self, maps: Tensor, y: Tensor, parts: list, h: int, w: int) -> Tensor:
         """The first stage's maps at full size, corrected at 1/2 from both scales of the second."""
-        maps = resized(torch.cat([coarse["mask_logits"], coarse["depth_logits"]], 1), h, w)
+        maps = resized(maps, h, w)
         y = resized(y, (h + 1) // 2, (w + 1) // 2)
-        known = pad(torch.cat([y, halved(maps)], 1), self.STRIDE // 2)  # (B, 18, H / 2, W / 2)
-        half = self.mix[0](joined([*parts[0], known]))  # (B, 16, H / 2, W / 2)
-        quarter = self.mix[1](joined([*parts[1], F.avg_pool2d(known, 2)]))
+        found = pad(torch.cat([y, halved(maps)], 1), self.STRIDE // 2)  # (B, 19, H / 2, W / 2)
+        half = self.mix[0](joined([*parts[0], found]))  # (B, 24, H / 2, W / 2)
+        quarter = self.mix[1](joined([*parts[1], F.avg_pool2d(found, 2)]))
         quarter = self.at_quarter(quarter)  # (B, 24, H / 4, W / 4)
         half = self.at_half(half + double(self.lateral(quarter)))
-        mask = self.mask_head(half)[..., :h, :w] + maps[:, :1]  # (B, 1, h, w)
-        depth = self.depth_head(half)[..., :h, :w] + maps[:, 1:]
-        return {"mask_logits": mask, "depth_logits": depth, "coarse": coarse}
+        corrections = torch.cat([self.mask_head(half), self.depth_head(half)], 1)
+        return maps + corrections[..., :h, :w]
 
     def _shrunk(self, image: Tensor) -> Tensor:
         """The whole image at COARSE pixels on its long side; a smaller one as it is."""
         h, w = image.shape[2:]
-        if max(h, w) <= self.COARSE:
-            return image
-        scale = self.COARSE / max(h, w)
+        scale = min(1, self.COARSE / max(h, w))
         return resized(image, *(max(MIN_SIZE, round(side * scale)) for side in (h, w)))
+
+
+def _answer(maps: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """One depth of both, as far as the mask says that something new is before the empty scene.
+
+    A depth that has edges of its own has them beside the mask's, and between two distances lies
+    nothing. What stood in the empty scene and has left keeps the depth that was told of it.
+    Source: layered depth images, Shade et al. 1998.
+    maps: (B, 3, H, W) logits; known: `_known`.
+    """
+    mask, depths = maps.float().split([1, 2], 1)
+    told = _mean_known(known)
+    is_told = known[:, 1:] > 0.5
+    behind, new = depths.sigmoid().split(1, 1)
+    new = torch.where(is_told, torch.minimum(new, told), new)
+    behind = torch.where(is_told, told, behind)
+    share = mask.detach().sigmoid()  # a wrong depth is no reason for another mask
+    depth = behind + share * (new - behind)
+    return {"mask_logits": mask, "depth_logits": depth.clamp(1e-4, 1 - 1e-4).logit()}
 
 
 def _encode(encoder: nn.ModuleList, image: Tensor) -> list[Tensor]:
@@ -155,18 +219,49 @@ def _encode(encoder: nn.ModuleList, image: Tensor) -> list[Tensor]:
     return features
 
 
-def _evidence(encoder, stride: int, bg, fg_bg, light, bg_features) -> list[list[Tensor]]:
-    """[f_fg_bg, |f_fg_bg - f_bg|] of each scale; of the finest, 1/2, the images' difference too."""
+def _known(bg_depth: Tensor | None, like: Tensor) -> Tensor:
+    """(B, 2, H, W): depth where it is known, else 0, and whether it is; means of both tell a mean
+    of what is known."""
+    if bg_depth is None:
+        return like.new_zeros(len(like), 2, *like.shape[2:])
+    bg_depth = bg_depth.nan_to_num(0.0).clamp(0, 1).expand(len(like), -1, -1, -1)
+    return torch.cat([bg_depth, (bg_depth > 0).to(bg_depth.dtype)], 1)
+
+
+def _mean_known(known: Tensor) -> Tensor:
+    """(B, 1, h, w): the mean of what is known in each pixel; 0 where nothing is."""
+    depth, share = known.split(1, 1)
+    return depth / share.clamp(min=1e-6)
+
+
+def _evidence(encoder, stride: int, bg, fg_bg, light, bg_features, known) -> list[list[Tensor]]:
+    """[f_fg_bg, |f_fg_bg - f_bg|, known depth] of each scale, 1/2 and coarser; of the finest the
+    images' difference too."""
     bg, fg_bg = pad(bg, stride), pad(fg_bg, stride)  # (B, 3, H, W)
     if bg_features is None:  # one pass, so that BatchNorm sees both shots as one set
         both = _encode(encoder, torch.cat([fg_bg, bg]))
         pairs = [f.split(len(fg_bg)) for f in both]
     else:
         pairs = zip(_encode(encoder, fg_bg), bg_features, strict=True)
-    parts = [[f, (f - f_bg).abs()] for f, f_bg in pairs]
+    parts = []
+    known = pad(known, stride)
+    for f, f_bg in pairs:
+        known = F.avg_pool2d(known, 2)  # (B, 2, h, w) of this scale
+        parts.append([f, (f - f_bg).abs(), _given(known)])
     difference = normal(_difference(bg, fg_bg, *light))
     parts[0].append(F.pixel_unshuffle(difference, 2))  # (B, 24, H / 2, W / 2)
     return parts
+
+
+def _given(known: Tensor) -> Tensor:
+    """(B, 4, h, w), what a convolution cannot see: the mean of the empty scene's depth that is
+    known around each pixel, whether any is, and where in the padded picture it is, x and y in
+    -1..1: how far up the picture tells much of how far away (CoordConv, Liu et al. 2018)."""
+    across, down = (torch.linspace(-1, 1, n, device=known.device) for n in known.shape[:1:-1])
+    places = torch.stack(torch.meshgrid(across, down, indexing="xy"))  # (2, h, w)
+    places = places.to(known.dtype).expand(len(known), -1, -1, -1)
+    is_known = (known[:, 1:] > 0).to(known.dtype)
+    return torch.cat([_mean_known(known), is_known, places], 1)
 
 
 def _difference(bg: Tensor, fg_bg: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -214,22 +309,40 @@ def encode(model: nn.Module, bg: Tensor) -> dict | None:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, bg: Tensor, fg_bg: Tensor, bg_features: dict | None = None
+    model: nn.Module,
+    bg: Tensor,
+    fg_bg: Tensor,
+    bg_features: dict | None = None,
+    bg_depth: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """mask_pred, depth_pred, (B, 1, H, W) in 0..1, of `bg` and `fg_bg`, (B, 3, H, W) in 0..1.
 
     Works in evaluation mode and puts the mode the model was in back. The images go to the device
-    of the model, the maps come back to theirs. bg_features: `encode(model, bg)`, to save that.
+    of the model, the maps come back to theirs.
+
+    Input:
+        bg_features: `encode(model, bg)`, to save that.
+        bg_depth:    of the empty scene, as `Small.forward` has it. A network that is not made to be
+                     told is not told.
     """
     home = bg.device
     device = _device(model, bg)
     images = bg.to(device), fg_bg.to(device)
+    known = {}
+    if bg_features is not None:  # only networks that have features know the argument
+        known["bg_features"] = bg_features
+    if bg_depth is not None and takes_depth(model):
+        known["bg_depth"] = bg_depth.to(device)
     with _evaluating(model):
-        # only networks that have features know the third argument
-        logits = model(*images) if bg_features is None else model(*images, bg_features)
-    mask_pred = logits["mask_logits"].float().sigmoid()
-    depth_pred = logits["depth_logits"].float().sigmoid()
-    return mask_pred.to(home), depth_pred.to(home)
+        logits = model(*images, **known)
+    mask_pred = logits["mask_logits"].float().sigmoid().to(home)
+    depth_pred = logits["depth_logits"].float().sigmoid().to(home)
+    return mask_pred, depth_pred
+
+
+def takes_depth(model: nn.Module) -> bool:
+    """Whether it can be told the depth of the empty scene."""
+    return hasattr(model, "encode")
 
 
 def _device(model: nn.Module, image: Tensor) -> torch.device:

@@ -13,6 +13,7 @@ SOME = {
     "colour": COLOUR,
     "all": augment.ALL,
     "cutout": ("flip", "cutout"),
+    "move": ("flip", "move"),
     "whole": tuple(name for name in augment.ALL if name != "crop"),
 }
 some = pytest.mark.parametrize("names", SOME.values(), ids=SOME)
@@ -60,7 +61,7 @@ def test_images_stay_in_range_and_masks_stay_0_and_1(pack, names):
     assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("names", [n for n in SOME.values() if n and "cutout" not in n])
+@pytest.mark.parametrize("names", [n for n in SOME.values() if n and not {"cutout", "move"} & {*n}])
 def test_every_image_of_a_sample_moves_together(names):
     """The same coordinates go in five times, and come out alike, but for colour."""
     grid = torch.arange(64 * 64).view(1, 1, 64, 64).expand(12, 1, -1, -1) / 64**2
@@ -99,6 +100,21 @@ def test_cutout_hides_one_rectangle_of_both_shots_and_nothing_is_new_behind_it(p
         alone = one(raw, int(keys[row]))
         assert all((raw[name] == x).all() for name, x in before.items())
         assert (alone["fg_bg"][grey.numpy()] == 128).all() and not alone["mask"][grey].any()
+
+
+def test_a_touched_camera_is_the_same_sample_by_sample(pack):
+    rows = np.arange(12)
+    keys = rng.sample_keys(0, 0, pack.index["id"][rows])
+    plain, out = (augmented(names, pack, rows) for names in ((), ("move",)))
+    assert not torch.equal(out["bg"], plain["bg"])
+    for row in rows:
+        raw = {name: x[row] for name, x in pack.images.items()}
+        alone = augment.albumentations(("move",))(raw, int(keys[row]))
+        bg = torch.from_numpy(alone["bg"]).permute(2, 0, 1) / 255
+        torch.testing.assert_close(bg, out["bg"][row], rtol=0, atol=0.51 / 255)
+        bg_depth = torch.from_numpy(alone["bg_depth"]) / 255
+        torch.testing.assert_close(bg_depth, out["bg_depth"][row, 0], rtol=0, atol=1e-6)
+        assert all((alone[name] == raw[name]).all() for name in ("fg_bg", "mask", "depth"))
 
 
 def test_flip_and_crop_are_what_a_loop_does(pack):
@@ -205,3 +221,41 @@ def test_noise_is_normal_and_there_is_enough_for_large_images(n):
     part = bank[: 1 << 20]
     assert abs(part.mean()) < 0.005 and abs(part.std() - 1) < 0.005
     assert abs(((part.abs() < 1).float().mean()) - 0.683) < 0.01
+
+
+def test_a_camera_that_was_touched_leaves_another_empty_shot_and_its_depth():
+    size, n = 64, 400
+    v, u = (x / size for x in np.mgrid[:size, :size])
+    both = np.stack([u, v]) * 0.6 + 0.2  # what a pixel shows is where it is
+    batch = {"bg": torch.tensor(np.stack([*both, u]), dtype=torch.float32).expand(n, -1, -1, -1)}
+    batch["bg_depth"] = torch.tensor(both[:1], dtype=torch.float32).expand(n, -1, -1, -1)
+    batch |= {"fg_bg": batch["bg"], "mask": batch["bg_depth"].round(), "depth": batch["bg_depth"]}
+    out = augment.apply(("move",), dict(batch), keys=rng.sample_keys(0, 0, np.arange(n)))
+    assert all(torch.equal(out[name], batch[name]) for name in ("fg_bg", "mask", "depth"))
+    way = ((out["bg"] - batch["bg"])[:, :2] / 0.6).abs()  # of the picture
+    moved = way.flatten(1).amax(1) > 1e-4
+    assert abs(moved.float().mean() - 0.25) < 0.06
+    middle = way[moved, :, 31:33, 31:33].mean((2, 3))  # neither roll nor zoom
+    assert 0.018 < middle.max() <= 0.0205 and 0.008 < middle.mean() < 0.012
+    corner = way[moved, :, 4:60:55, 4:60:55].amax((1, 2, 3))
+    assert 0.028 < corner.max() < 0.02 + 0.5 * (np.radians(1) + 0.02) + 0.005
+    assert np.isin(out["bg_depth"].numpy(), batch["bg_depth"][0].numpy()).all()  # nothing mixed
+    apart = (out["bg"][:, 0] - out["bg_depth"][:, 0]).abs()[:, 4:60, 4:60]
+    assert apart.max() <= 0.51 / size * 0.6 + 1e-6
+
+
+def test_a_network_is_told_all_some_or_nothing_of_the_empty_scene():
+    depth = torch.rand(3000, 1, 32, 32) * 0.9 + 0.05
+    depth[:, :, :4] = 1.0  # far
+    keys = rng.sample_keys(0, 0, np.arange(3000))
+    told = augment.told(depth, 0.6, keys=keys)
+    assert ((told == depth) | (told == 0)).all()
+    share = (told[:, :, 4:] > 0).float().mean((1, 2, 3))
+    assert abs((share == 0).float().mean() - 0.4) < 0.03
+    assert abs((share == 1).float().mean() - 0.4) < 0.03
+    holed = (share > 0) & (share < 1)
+    assert share[holed].min() > 0.7 and share[holed].max() < 0.97  # 1/16 to 1/4 of the picture
+    far = (told[:, :, :4] > 0).any(1).any(1).any(1)
+    assert abs(far[share == 1].float().mean() - 0.5) < 0.05  # depth cameras do not see as far
+    torch.testing.assert_close(augment.told(depth[7:9], 0.6, keys=keys[7:9]), told[7:9])
+    assert not augment.told(depth, 0.0, keys=keys).any()

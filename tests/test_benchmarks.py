@@ -1,5 +1,6 @@
 """Benchmarks that somebody else will start, on another machine: here they run to their end."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -31,6 +32,11 @@ def test_the_proof_of_a_gpu_runs_to_its_end_without_one(tmp_path):
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert list(parts) == list(bench_gpu.PARTS)
     assert all(part["rows"] for part in parts.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/benchmarks").glob("bench_*.py")))
+def test_what_a_benchmark_takes_from_the_package_is_still_there(path):
+    importlib.import_module(path.stem)
 
 
 def test_a_part_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch, capsys):

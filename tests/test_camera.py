@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageFile
 from torch import nn
 
-from evalib import recipes
+from evalib import recipes, unet
 from evalib.camera import Camera, load_depth, load_photo, predict_pair, write_prediction
 
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
@@ -406,7 +406,10 @@ def test_an_anchored_camera_answers_with_the_measured_ground(tmp_path):
     mask_pred, depth_pred = camera(img)
     new = mask_pred > 0.5
     assert depth_pred.dtype == np.float32 and new.any()
-    np.testing.assert_allclose(depth_pred[~new], 0.3, rtol=1e-3)
+    hole = np.zeros_like(new)
+    hole[:2, :2] = True
+    np.testing.assert_allclose(depth_pred[~new & ~hole], 0.3, rtol=1e-3)
+    np.testing.assert_allclose(depth_pred[hole], 0.2, rtol=1e-3)
     assert depth_pred[new].max() <= 0.3 + 1e-6  # nothing is behind what it hides
     camera.calibrate((30, 10, 4.0))  # the later call counts
     np.testing.assert_allclose(camera(bg)[1], 0.4, rtol=0.1)
@@ -439,6 +442,54 @@ def test_a_camera_that_moved_is_calibrated_where_its_empty_scene_was_taken():
     camera(np.roll(bg, 9, axis=1))
     camera.calibrate((90, 60, 4.0))
     np.testing.assert_array_equal(camera.depth(), before)
+
+
+def test_a_network_is_told_means_of_what_is_known_in_each_of_its_pixels(monkeypatch):
+    told = []
+    predict = unet.predict
+    monkeypatch.setattr(unet, "predict", lambda *a: told.append(a[4]) or predict(*a))
+    camera = Camera(unet.Small(), noise(40, 80), long_side=40)
+    camera(noise(40, 80))
+    metres = np.full((40, 80), 2.0, np.float32)
+    metres[:, 1::2] = 4.0
+    metres[:, 60:] = 10.0
+    metres[:2, :2] = 0, -1
+    metres[2, 2] = np.nan
+    camera.anchor(metres)
+    camera(noise(40, 80))
+    nothing, known = told
+    assert nothing is None and known.shape == (1, 1, 20, 40)
+    expected = torch.full((20, 40), 0.3)
+    expected[:, 30:] = 1.0
+    expected[0, 0] = 0  # not known
+    expected[1, 1] = (0.4 + 0.2 + 0.4) / 3
+    torch.testing.assert_close(known[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_reaches_beyond_the_network_is_told_in_a_smaller_measure(monkeypatch):
+    seen = []
+
+    class Told(Stub):
+        def encode(self, bg):
+            return {}
+
+        def forward(self, bg, fg_bg, bg_features, bg_depth=None):
+            seen.append(bg_depth)
+            logits = super().forward(bg.expand_as(fg_bg), fg_bg)
+            return logits | {"depth_logits": torch.full_like(logits["mask_logits"], 0.5).logit()}
+
+    bg = np.full((40, 60, 3), 100, np.uint8)
+    img = bg.copy()
+    img[10:20, 10:20] = 250
+    camera = Camera(Told(), bg)
+    metres = np.full((40, 60), 40, np.float32)
+    metres[0, 0] = 65  # one pixel is no measure
+    camera.anchor(metres)
+    mask_pred, depth_pred = camera(img)
+    assert seen[0].unique().tolist() == [1.0]  # 40 m
+    assert depth_pred[30, 30] == pytest.approx(4.0)
+    new = depth_pred[mask_pred > 0.5]  # before the network's half of 40 m and the wall
+    assert len(new) and np.all((new > 2.0) & (new < 4.0))
 
 
 def test_a_camera_that_may_have_moved_compares_with_the_empty_scene_from_where_it_is():

@@ -28,6 +28,8 @@ from evalib import config
         ({"evaluate_every": 30}, "no multiple of log_every"),
         ({"sizes": ((32, 0),)}, "at least 1"),
         ({"ema": 1.0}, "ema in 0..1"),
+        ({"told": 1.5}, "told is 1.5, needed 0..1"),
+        ({"told": float("nan")}, "told is nan"),
     ],
 )
 def test_a_contradictory_config_is_refused(change, message):

@@ -42,7 +42,8 @@ def test_lean_can_answer_background():
 def test_small_stays_below_half_a_million():
     assert n_parameters(recipes.build("small")) < 500_000
     widths = [m.out_channels for m in recipes.build("small").modules() if isinstance(m, nn.Conv2d)]
-    assert all(width % 8 == 0 or width == 4 for width in widths)  # 4: 2x2 pixels of the mask
+    odd = 4, 3 * unet.ASKED + 2  # 2x2 pixels of a map; what a cell asks
+    assert all(width % 8 == 0 or width in odd for width in widths)
 
 
 # --- gradients -------------------------------------------------------------------------------
@@ -252,6 +253,87 @@ def test_the_networks_of_earlier_write_ups_look_at_the_background_only_if_given_
         model = recipes.build(name).eval()
         same = torch.equal(model(bg, fg_bg)["mask_logits"], model(other, fg_bg)["mask_logits"])
         assert same == (recipes.measure(name, 16)["sees"] == "fg_bg only" or name == "mde_bs"), name
+
+
+# --- told the empty scene's depth ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(50, 64), (90, 130)])
+def test_to_be_told_nothing_is_to_know_nothing_and_what_is_told_counts(size):
+    model, (bg, fg_bg) = settled("small"), pair(2, 3, *size)
+    depth = torch.rand(2, 1, *size)
+    with torch.no_grad():
+        alone = model(bg, fg_bg)
+        nothing = model(bg, fg_bg, bg_depth=torch.zeros_like(depth))
+        told = model(bg, fg_bg, bg_depth=depth)
+        kept = model(bg, fg_bg, bg_features=model.encode(bg), bg_depth=depth)
+    torch.testing.assert_close(nothing["depth_logits"], alone["depth_logits"], rtol=0, atol=0)
+    assert (told["mask_logits"] - alone["mask_logits"]).abs().max() > 1e-4  # not only pasted
+    torch.testing.assert_close(kept["depth_logits"], told["depth_logits"], rtol=0, atol=1e-5)
+
+
+def test_a_depth_that_is_nan_or_out_of_range_is_harmless_and_other_sizes_are_refused():
+    model, (bg, fg_bg) = settled("small"), pair(2, 3, 90, 130)
+    depth = torch.full((1, 1, 90, 130), 0.5)
+    depth[..., :30] = 0
+    expected = unet.predict(model, bg, fg_bg, bg_depth=depth)
+    for nothing in (torch.nan, -1.0):
+        depth[..., :30] = nothing
+        found = unet.predict(model, bg, fg_bg, bg_depth=depth)
+        assert all(map(torch.equal, found, expected))
+    for wrong in (depth[..., 1:], depth[0], depth.expand(3, -1, -1, -1)):
+        with pytest.raises(ValueError, match=r"bg_depth is .* needed \(2, 1, 90, 130\)"):
+            unet.predict(model, bg, fg_bg, bg_depth=wrong)
+
+
+def test_a_cell_copies_the_depth_of_the_cell_it_asks_for_known_or_answered():
+    network = unet.Coarse()
+    offers = 20 * torch.eye(unet.ASKED)[:4].T  # (16, 4 cells), each something else
+    behind, new = offers[:, [3] * 4], offers[:, [0] * 4]  # all ask for the last; for the first
+    gates = torch.tensor([[30.0] * 4, [30.0, 30, -30, -30]])  # of what is new, the upper two
+    asking = torch.cat([offers, behind, new, gates]).view(1, -1, 2, 2)
+    depths = torch.full((1, 2, 8, 8), 0.5)
+    depths[0, 0, 4:, 4:] = 0.8
+    depths[0, 1] = 0.6
+    given = torch.zeros(1, unet.GIVEN, 2, 2)
+    given[0, :2, 0, 0] = torch.tensor([0.3, 1.0])
+    found = network._copied(depths.logit(), asking, given).sigmoid()[0]
+    torch.testing.assert_close(found[0], torch.full((8, 8), 0.8))
+    torch.testing.assert_close(found[1, :2], torch.full((2, 8), 0.3))
+    torch.testing.assert_close(found[1, 6:], torch.full((2, 8), 0.6))
+
+
+def test_of_one_known_point_the_mean_is_that_point():
+    known = torch.zeros(1, 2, 8, 8)
+    known[0, :, 2, 5] = torch.tensor([0.3, 1.0])
+    depth, is_known, across, down = unet._given(F.avg_pool2d(known, 4))[0]
+    torch.testing.assert_close(depth, torch.tensor([[0, 0.3], [0, 0]]))
+    torch.testing.assert_close(is_known, torch.tensor([[0, 1.0], [0, 0]]))
+    assert across[0].tolist() == [-1, 1] and down[:, 0].tolist() == [-1, 1]
+
+
+def test_what_is_known_is_the_answer_where_nothing_is_new_and_nothing_new_is_behind_it():
+    mask = torch.tensor([-20.0, -20, 20, 20])
+    behind, new = torch.tensor([0.2, 0.2, 0.2, 0.2]), torch.tensor([0.5, 0.5, 0.5, 0.5])
+    maps = torch.stack([mask, behind.logit(), new.logit()])[None, :, None]
+    known = torch.tensor([[0.0, 0.3, 0.3, 0.9], [0, 1, 1, 1]])[None, :, None]
+    answer = unet._answer(maps, known)
+    assert torch.equal(answer["mask_logits"].flatten(), mask)
+    depth = answer["depth_logits"].sigmoid().flatten()
+    torch.testing.assert_close(depth, torch.tensor([0.2, 0.3, 0.3, 0.5]))
+
+
+def test_a_wrong_depth_is_no_reason_for_another_mask():
+    maps = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    unet._answer(maps, torch.zeros(1, 2, 2, 2))["depth_logits"].sum().backward()
+    assert not maps.grad[:, 0].any() and maps.grad[:, 1:].all()
+
+
+@pytest.mark.parametrize("name", ["lean", "two_stream"])
+def test_a_network_that_is_not_made_for_it_is_not_told(name):
+    model, (bg, fg_bg) = settled(name), pair(1, 3, 64, 64)
+    told = unet.predict(model, bg, fg_bg, bg_depth=torch.full((1, 1, 64, 64), 0.3))
+    assert all(map(torch.equal, told, unet.predict(model, bg, fg_bg)))
 
 
 @pytest.mark.parametrize("name", ["small", "lean", "eva15-carvana", "mde_bs", "two_stream"])

@@ -69,13 +69,15 @@ class Camera:
         # See `calibrate`: what to add to depth's logits, (1, 1, h, w), and the metres where it ends
         self._calibration: tuple[Tensor, float] | None = None
         self.bg_depth: np.ndarray | None = None  # see `anchor`
+        self._reach = 1.0  # of bg_depth: what the network is told as 1
         self._kept = {}  # size inside the network: bg of that size, and its features
+        self._told = {}  # size inside the network: what it is told of bg_depth, in that size
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tell what is new in `frame`, (H, W, 3) uint8, and how far away everything is.
 
         Returns: (H, W) float32 each: mask_pred, the probability of new, and depth_pred, z / 10 m,
-            0..1, or more after `calibrate`; it agrees with what `anchor` was given.
+            0..1, or more after `calibrate` and `anchor`, with whom it agrees.
         Warns: UserWarning: sizes differ, proportions agree within 1 %; `bg` is scaled to `frame`.
             Or: nobody can tell how the camera moved; it is taken to be where it was.
         Raises: ValueError: no uint8 RGB array, or of other proportions than `bg`.
@@ -86,21 +88,19 @@ class Camera:
             warnings.warn(f"{sizes}: bg is scaled to the size of img", stacklevel=2)
         if self.align:
             self._find(frame)
-        shot, maps = self._look(frame)
+        bg_depth = self._bg_depth_at(frame.shape[:2])
+        shot, maps = self._look(frame, bg_depth)
         if self.refresh:
             self._follow(shot, maps[:, :1])
         mask_pred, depth_pred = _enlarged(maps, frame.shape[:2])
-        if self.bg_depth is None:
+        if bg_depth is None:
             return mask_pred, depth_pred
-        bg_depth = _resized(self.bg_depth, frame.shape[:2])
-        if self._how is not None:
-            bg_depth = align.moved(bg_depth, self._how, np.float32(0))
         depth = anchored(mask_pred, depth_pred, bg_depth)
         return mask_pred, depth.astype(np.float32)
 
     def depth(self) -> np.ndarray:
         """(H', W') float32 metres, how far away everything in `bg` is, as the network sees it, with
-        what `calibrate` was told."""
+        what `calibrate` was told; what `anchor` was told is left out."""
         return METRES * _enlarged(self._calibrated(self._empty()), self.bg.shape[:2])[1]
 
     def _empty(self) -> Tensor:
@@ -113,8 +113,9 @@ class Camera:
         scale = min(self.long_side, max(self.bg.shape[:2]), max(full)) / max(full)
         return tuple(max(unet.MIN_SIZE, round(side * scale)) for side in full)
 
-    def _look(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
-        """`frame` inside the network, (1, 3, h, w), and what it says, (1, 2, h, w)."""
+    def _look(self, frame: np.ndarray, bg_depth: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """`frame` inside the network, (1, 3, h, w), and what it says, (1, 2, h, w), when told
+        `bg_depth` (H, W)."""
         full = frame.shape[:2]
         size = self._size(full)
         if self._how is not None:
@@ -130,8 +131,24 @@ class Camera:
                 self._kept = {size: (bg, unet.encode(self.model, bg))}
             bg, features = self._kept[size]
         shot = _shrunk(frame, size)
-        maps = torch.cat(unet.predict(self.model, bg, shot, features), dim=1)
-        return shot, self._calibrated(maps)
+        told = None
+        if bg_depth is not None:
+            if self._how is not None or size not in self._told:
+                self._told = {size: _shrunk_depth(bg_depth / self._reach, size)}
+            told = self._told[size]
+        mask_pred, depth_pred = unet.predict(self.model, bg, shot, features, told)
+        if bg_depth is not None and unet.takes_depth(self.model):
+            depth_pred = depth_pred * self._reach
+        return shot, self._calibrated(torch.cat([mask_pred, depth_pred], dim=1))
+
+    def _bg_depth_at(self, full: tuple[int, int]) -> np.ndarray | None:
+        """`bg_depth` in the size of a frame, where the camera stands now; None if nobody knows."""
+        if self.bg_depth is None:
+            return None
+        bg_depth = _resized(self.bg_depth, full)
+        if self._how is None:
+            return bg_depth
+        return align.moved(bg_depth, self._how, np.float32(0))
 
     def _calibrated(self, maps: Tensor) -> Tensor:
         """Both maps (1, 2, h, w), depth as `calibrate` corrects it."""
@@ -170,6 +187,9 @@ class Camera:
     def anchor(self, bg_depth: np.ndarray) -> None:
         """Say how far away everything in `bg` is; from then on depth agrees with it (`anchored`).
 
+        The network, which is told, too, knows no more than 10 m: what reaches farther it is told in
+        a smaller measure, so that 19 of 20 known pixels are within these.
+
         Input: bg_depth: metres along the camera's axis, (H', W') or of the same proportions; 0 or
             nan where it is not known. Of this and `calibrate` the later call counts.
         Raises: ValueError: not such a map, or hardly any of it is known.
@@ -177,10 +197,12 @@ class Camera:
         if bg_depth.ndim != 2 or not bg_depth.size:
             raise ValueError(f"bg_depth is {bg_depth.shape}, needed (H, W) in metres")
         _check_proportions(self.bg, "bg_depth", bg_depth)
-        metres = np.nan_to_num(bg_depth.astype(np.float32), posinf=0, neginf=0)
+        metres = np.nan_to_num(bg_depth.astype(np.float32), posinf=0).clip(0)
         if (metres > 0).mean() < 0.05:
             raise ValueError("less than 5 % of bg_depth is known (more than 0 m)")
         self.bg_depth = metres / METRES
+        self._told = {}
+        self._reach = max(1.0, float(np.quantile(self.bg_depth[self.bg_depth > 0], 0.95)))
         self._calibration = None
 
     def calibrate(self, *points: tuple[int, int, float]) -> None:
@@ -265,6 +287,13 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     way = Image.Resampling.BICUBIC if image.ndim == 3 else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(image).resize(size[::-1], way))
+
+
+def _shrunk_depth(bg_depth: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """(1, 1, h, w) in 0..1, the mean of what is known in each pixel of the network; 0: nothing."""
+    maps = np.minimum(bg_depth, 1.0), (bg_depth > 0).astype(np.float32)
+    depth, share = (Image.fromarray(x).resize(size[::-1], Image.Resampling.BOX) for x in maps)
+    return torch.from_numpy(np.asarray(depth) / np.maximum(share, 1e-9))[None, None]
 
 
 def _shrunk(photo: np.ndarray, size: tuple[int, int]) -> Tensor:

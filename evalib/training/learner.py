@@ -59,6 +59,7 @@ class Learner:
         optimizer = OPTIMIZERS[config.optimizer](
             parameters, config.lr, config.weight_decay, fused=self.fused
         )
+        self.takes_depth = unet.takes_depth(self.network)
         # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
         self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -106,7 +107,8 @@ class Learner:
         with self.timer("forward"), self.accelerator.autocast():
             phase = schedule.phase(self.config.phases, self.step, self.config.n_steps)
             heads.freeze(self.network, phase)
-            out = self.model(batch["bg"], batch["fg_bg"])
+            known = {"bg_depth": batch.get("told")} if self.takes_depth else {}
+            out = self.model(batch["bg"], batch["fg_bg"], **known)
         with self.timer("loss"):
             loss, parts = self.loss(out, batch)
             task = phase.split()[0]

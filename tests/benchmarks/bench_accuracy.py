@@ -1,13 +1,15 @@
-"""What each ingredient of the training data is worth, and earlier networks beside ours.
+"""What each ingredient of the data and of the depth is worth, and earlier networks beside ours.
 
 Every entry trains on the same number of samples for the same number of steps, with one recipe, at
 64 and 128 px in turn; scores are of unseen backgrounds and objects at 128 px (notebook 05 has the
-protocol). What changes the rooms themselves is switched off in the renderer here, so such an entry
-has packs of its own. Runs are kept and resumed; a finished one is only scored.
+protocol), of the kinds that `full-400k` has and (broad_) of more. What changes the rooms themselves
+is switched off in the renderer here, so such an entry has packs of its own. Runs are kept and
+resumed; a finished one is only scored.
 
-    python tests/benchmarks/bench_accuracy.py [ingredients] [networks] [--out FOLDER]
+    python tests/benchmarks/bench_accuracy.py [ingredients] [depth] [networks] [--out FOLDER]
 
-Two to three hours on one core, most of them for `resnet`. What came out stands in README.md here.
+About five minutes an entry on one core, for `resnet` three quarters of an hour. What came out
+stands in README.md here.
 """
 
 import argparse
@@ -22,37 +24,44 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
-from evalib import augment, dataset, manifest, metrics, runs, timing, training, unet
-from evalib.rooms import rays, sensor, shots, staging
+from evalib import augment, camera, dataset, manifest, metrics, runs, timing, training, unet
+from evalib.rooms import backdrop, objects, places, rays, sensor, shots, staging
 
-LIGHT = ("shadow", "exposure", "white_balance", "tone", "blur", "noise")  # of each shot alone
-
-
-def all_but(*names: str) -> tuple[str, ...]:
-    """Every transform but these and crops, which cost depth (notebook 03)."""
-    return tuple(name for name in augment.ALL if name not in ("crop", *names))
-
-
-BASE = dict(mask_loss="bce+dice+outline", augment=all_but(), log_every=50, evaluate_every=10_000)
-BUDGET = {"ingredients": (800, 64), "networks": (400, 32)}  # steps, samples of 64 px in each
-WIDE = manifest.find("wide-400k")
-# Ingredients share 400 backgrounds, 320 of them for training; networks the data of notebook 04.
+# Crops cost depth (notebook 03).
+PHOTOMETRIC = tuple(name for name in augment.ALL if name != "crop")
+BASE = dict(augment=("flip",), log_every=50, evaluate_every=10_000)
+# steps, samples of 64 px in each
+BUDGET = {"ingredients": (800, 64), "depth": (800, 64), "networks": (400, 32)}
+WIDE, BROAD = manifest.find("wide-400k"), manifest.find("broad-400k")
+# Ingredients share 400 backgrounds, 320 of them for training; networks have 4,000.
+FIRST = BROAD.backgrounds[0]
 TIERS = {
-    name: replace(WIDE, name=f"wide-{end}", n_samples=8000, backgrounds=(0, end))
-    for name, end in {"rooms": 400, "half": 200}.items()
+    name: replace(BROAD, name=f"broad-{n}", n_samples=8000, backgrounds=(FIRST, FIRST + n))
+    for name, n in {"rooms": 400, "half": 200}.items()
 }
 TIERS[WIDE.name] = WIDE
 N_WIDE = 50_000
-ENTRIES = {  # group: name: (tier, what is switched off in the rooms, changes of the config)
+ENTRIES = {  # group: name: (tier, what is switched off, changes of the config)
     "ingredients": {
         "all": ("rooms", "nothing", {}),
         "all, another seed": ("rooms", "nothing", {"seed": 1}),
-        "no photometric differences": ("rooms", "photometric", {"augment": all_but(*LIGHT)}),
-        "no photometric augmentation": ("rooms", "nothing", {"augment": all_but(*LIGHT)}),
-        "no colour matrices": ("rooms", "nothing", {"augment": all_but("colour_matrix")}),
+        "only the kinds of places of before": ("rooms", "kinds", {}),
+        "nobody who was there before": ("rooms", "somebody", {}),
+        "nothing that left": ("rooms", "left", {}),
+        "good cameras by day": ("rooms", "cameras", {}),
+        "no crowds, nothing small or cut off": ("rooms", "crowds", {}),
+        "no photometric differences": ("rooms", "photometric", {}),
+        "photometric augmentation": ("rooms", "nothing", {"augment": PHOTOMETRIC}),
+        "touched cameras": ("rooms", "nothing", {"augment": ("flip", "move")}),
         "no large objects": ("rooms", "large", {}),
-        "no shadows": ("rooms", "shadows", {"augment": all_but("shadow")}),
+        "no shadows": ("rooms", "shadows", {}),
         "half the rooms": ("half", "nothing", {}),
+    },
+    "depth": {
+        "never told the empty depth": ("rooms", "nothing", {"told": 0.0}),
+        "one depth": ("rooms", "layers", {}),
+        "no copying": ("rooms", "copying", {}),
+        "no position": ("rooms", "position", {}),
     },
     "networks": {
         "small": (WIDE.name, "nothing", {}),
@@ -75,35 +84,49 @@ def main(arguments: list[str] | None = None) -> None:
     for group in args.groups or ENTRIES:
         for name in ENTRIES[group]:
             line = measure(group, name, args.out)
-            shown = [*line][:2] + list(metrics.SHOWN[3:])
+            shown = [*line][:2] + [*metrics.SHOWN[3:], *list(line)[-5:]]
             print(group, metrics.format_table([line], shown), sep="\n", flush=True)
 
 
 def measure(group: str, name: str, out: Path) -> dict[str, object]:
     """Train an entry, or go on with it, and score it; the row is kept beside its run."""
     folder = out / "runs" / group / name.replace(", ", " ").replace(" ", "-")
-    model = train(group, name, folder, out / "packs")
-    device = next(model.parameters()).device
-    evaluation = dataset.build("evaluation", 128, root=out / "packs")
-    rows = evaluation.split()["unseen_both"]
-    line = {"network" if group == "networks" else "data": name}
-    line["parameters"] = sum(p.numel() for p in model.parameters())
-    line |= metrics.score(unet.predictor(model), evaluation, rows, batch_size=50, device=device)
+    packs = packs_of(group, name, out / "packs")
+    old = dataset.build("evaluation", 128, root=out / "packs")
+    new = dataset.build("broad-evaluation", 128, root=out / "packs")
+    with switched_off(ENTRIES[group][name][1]):  # the network's part of it; all packs are built
+        model = train(group, name, folder, packs)
+        line = {"network" if group == "networks" else "trained on": name}
+        line["parameters"] = sum(p.numel() for p in model.parameters())
+        line |= scores(unet.predictor(model), old)
+        told = scores(camera.predictor(model), old)
+        line |= {f"told_{key}": told[key] for key in ("depth_rmse", "fg_depth_rmse")}
+        broad = scores(unet.predictor(model), new)
+        line |= {f"broad_{key}": broad[key] for key in ("iou", "depth_rmse", "fg_depth_rmse")}
     runs.write_json(folder / "scores.json", line)
     return line
 
 
-def train(group: str, name: str, folder: Path, packs: Path) -> torch.nn.Module:
-    """The averaged weights of an entry's run; evaluated once, at its end."""
+def scores(predictor: metrics.Predictor, pack: dataset.Pack) -> dict[str, float]:
+    return metrics.score(predictor, pack, pack.split()["unseen_both"], batch_size=50)
+
+
+def packs_of(group: str, name: str, folder: Path) -> dict[int, dataset.Pack]:
+    """Packs for each size, rendered without what the entry goes without."""
     tier, without, changes = ENTRIES[group][name]
-    config = configure(group, changes)
     limit = N_WIDE if tier == WIDE.name else None
+    root = folder / (without if group == "ingredients" else "nothing")
     with switched_off(without), patch.object(manifest, "find", TIERS.get):
-        found = {
-            size: dataset.build(tier, size, limit=limit, root=packs / without)
-            for size in config.all_sizes
+        return {
+            size: dataset.build(tier, size, limit=limit, root=root)
+            for size in configure(group, changes).all_sizes
         }
-    run = training.train(config, found, folder, progress=False)
+
+
+def train(group: str, name: str, folder: Path, packs: dict[int, dataset.Pack]) -> torch.nn.Module:
+    """The averaged weights of an entry's run; evaluated once, at its end."""
+    config = configure(group, ENTRIES[group][name][2])
+    run = training.train(config, packs, folder, device="cpu", progress=False)
     if not run.done:
         raise KeyboardInterrupt(f"{name} is unfinished; the same command goes on with it")
     return run.model
@@ -117,7 +140,7 @@ def configure(group: str, changes: dict[str, object]) -> training.Config:
 
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
-    """Render without one thing: the same samples, looking otherwise."""
+    """Render, train or score without one thing."""
 
     def one_camera(seed, bg, ids=None):
         return sensor.settings(seed, bg)  # as the empty shot: exposure, noise and JPEG
@@ -131,19 +154,45 @@ def switched_off(what: str) -> Iterator[None]:
         them = staging.cast(*which)
         return them._replace(reach=np.full_like(them.reach, -np.inf))
 
+    def one_depth(maps, known):
+        return answer(maps[:, [0, 1, 1]], known)
+
+    def without_position(known):
+        return given(known) * known.new_tensor([1, 1, 0, 0])[:, None, None]
+
+    answer, given = unet._answer, unet._given
     patches = {
         "nothing": [],
+        "kinds": [patch.object(places, "MORE_KINDS", places.KINDS)],
+        "somebody": [patch.object(objects, "somebody", lambda *where: None)],
+        "left": [patch.object(places, "LEFT", 0)],
+        "cameras": [patch.object(places, "NIGHT", 0), patch.object(sensor, "MORE", np.inf)],
+        "crowds": [patch.object(staging, "SINCE", staging.BEFORE)],
         "photometric": [patch.object(shots, "settings", one_camera)],
         "large": [patch.object(staging, "AREA", (staging.AREA[0], 0.06))],
         "shadows": [
             patch.object(staging, "view", without_shadows),
             patch.object(shots, "cast", without_contact),
         ],
+        "layers": [patch.object(unet, "_answer", one_depth)],
+        "copying": [patch.object(unet.Coarse, "_copied", lambda self, depths, *_: depths)],
+        "position": [patch.object(unet, "_given", without_position)],
     }[what]
     with ExitStack() as stack:
         for change in patches:
             stack.enter_context(change)
-        yield
+        try:
+            forget()
+            yield
+        finally:
+            forget()
+
+
+def forget() -> None:
+    """Places are kept as they were with something else switched off."""
+    places.build.cache_clear()
+    backdrop.probe.cache_clear()
+    backdrop._kept.clear()
 
 
 if __name__ == "__main__":
