@@ -47,7 +47,7 @@ def test_exported_weights_answer_as_the_network_did(tmp_path):
 
 def test_the_card_tells_what_it_was_told_and_where_nothing_was(small):
     card = (small[0].parent / "README.md").read_text(encoding="utf-8")
-    assert "352,896 parameters, float32" in card
+    assert "356,290 parameters, float32" in card
     assert "## Data\n\nRooms." in card and "## Scores\n\nNot stated." in card
 
 
@@ -243,13 +243,13 @@ def test_the_gpu_is_taken_if_there_is_one(small, monkeypatch):
 def test_onnxruntime_answers_as_torch(tmp_path, size):
     ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    model = network()
+    model = weights.load(device="cpu")
     weights.write_onnx(model, tmp_path / "small.onnx", size=size)
     graph = ort.InferenceSession(tmp_path / "small.onnx")
     for _ in range(2):
         images = {name: torch.rand(1, 3, *size) for name in ("bg", "fg_bg")}
         expected = unet.predict(model, **images)
-        assert expected[0].std() > 1e-3  # else anything would be equal
+        assert all(x.std() > 1e-2 for x in expected)  # else anything would be equal
         maps = graph.run(None, {name: image.numpy() for name, image in images.items()})
         for ours, theirs in zip(maps, expected, strict=True):
             assert abs(ours - theirs.numpy()).max() < 1e-4
@@ -265,7 +265,8 @@ def test_a_sure_pixel_is_no_more_than_1_in_onnxruntime(tmp_path):
     weights.write_onnx(model, tmp_path / "small.onnx", size=(32, 32))
     graph = ort.InferenceSession(tmp_path / "small.onnx")
     images = {name: torch.rand(1, 3, 32, 32).numpy() for name in ("bg", "fg_bg")}
-    assert [float(x.max()) for x in graph.run(None, images)] == [1.0, 1.0]
+    mask_pred, depth_pred = graph.run(None, images)
+    assert mask_pred.max() == 1 and depth_pred.max() == pytest.approx(0.9999)  # of 10 m
 
 
 def test_a_graph_that_cannot_be_written_is_refused(tmp_path, monkeypatch):

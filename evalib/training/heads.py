@@ -6,13 +6,19 @@ from torch import nn
 def freeze(network: nn.Module, phase: str) -> None:
     """Make `network` ready for a step of this phase (`schedule.phase`).
 
-    In "mask head" and "depth head" all layers but the task's own keep their weights and, as in
-    evaluation, their BatchNorm statistics. Raises: ValueError: there are no such layers.
+    In "mask" and "depth" the other task's own layers keep their weights. In "mask head" and "depth
+    head" all layers but the task's own do and, as in evaluation, keep their BatchNorm statistics.
+    Raises: ValueError: there are no such layers.
     """
     task, *head = phase.split()
     network.train(not head)
     network.requires_grad_(not head)
-    if not head:  # most steps of most runs: no names are looked at
+    if task == "both":  # most steps of most runs: no names are looked at
+        return
+    if not head:
+        other = "depth" if task == "mask" else "mask"
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(not own(name, other))
         return
     layers = [layer for name, layer in network.named_modules() if own(name, task)]
     if not layers:
