@@ -111,11 +111,10 @@ def told(bg_depth: Tensor, share: float, *, keys: np.ndarray) -> Tensor:
     blind = luck[:, :1] >= share
     near = luck[:, 1:2] < 0.5
     part = luck[:, 2, None, None] < 1 / 3
-    hole = _beside(bg_depth, part & _hole(keys, "told", *bg_depth.shape[-2:]))[
-        :, None
-    ]  # (B, 1, H, W)
+    hole = part & _hole(keys, "told", *bg_depth.shape[-2:])  # (B, H, W)
     far = (bg_depth > 0.99) & _column(near, bg_depth)
-    return bg_depth.masked_fill(_column(blind, bg_depth) | hole | far, 0.0)
+    unknown = _column(blind, bg_depth) | _beside(bg_depth, hole[:, None]) | far
+    return bg_depth.masked_fill(unknown, 0.0)
 
 
 def albumentations(names: tuple[str, ...]) -> Callable[[Sample, int], Sample]:

@@ -142,8 +142,8 @@ def configure(group: str, changes: dict[str, object]) -> training.Config:
 def switched_off(what: str) -> Iterator[None]:
     """Render, train or score without one thing."""
 
-    def one_camera(seed, bg, ids=None):
-        return sensor.settings(seed, bg)  # as the empty shot: exposure, noise and JPEG
+    def one_camera(seed, bg, ids, size):
+        return sensor.settings(seed, bg, None, size)  # as the empty shot: exposure, noise and JPEG
 
     def without_shadows(parts, camera):
         seen = rays.view(parts, camera)
