@@ -8,6 +8,7 @@ non-deterministic on CUDA (hence no padding layers).
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +154,14 @@ def scale_invariant(depth_pred: Tensor, depth: Tensor) -> Tensor:
     return (x.square().mean(1) - x.mean(1).square() / 2).mean()
 
 
+def new(depth_pred: Tensor, depth: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference where something is new: a few hundredths of most pictures, of which
+    `l1` takes little notice. Their number is raised by a hundredth of the picture, so that a few
+    pixels do not decide, and 0 is what an empty mask gives."""
+    missed = ((depth_pred - depth).abs() * mask).flatten(1).sum(1)
+    return (missed / (mask.flatten(1).sum(1) + 0.01 * mask[0].numel())).mean()
+
+
 def ssim(depth_pred: Tensor, depth: Tensor) -> Tensor:
     """(1 - mean SSIM) / 2, 0..1. Source: Alhashim & Wonka 2018 (DenseDepth), eq. 4."""
     return (1 - ssim_map(depth_pred, depth).mean()) / 2
@@ -207,6 +216,7 @@ MASK |= {f.__name__: f for f in (dice, edge, outline, tversky, focal, lovasz)}
 DEPTH: dict[str, Term] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": huber, "rmse": rmse}
 DEPTH |= {f.__name__: f for f in (berhu, gradient, ssim, ms_ssim, bce, scale_invariant)}
 DEPTH |= {f.__name__: f for f in (log, log_gradient, normals)}  # added, document 003's loss
+DEPTH_OF_NEW = {"new": new}  # terms that are given the mask, too
 
 
 class Loss:
@@ -215,7 +225,8 @@ class Loss:
     A term of your own is a function like those above: `losses.MASK["mine"] = mine`, then name it.
     Called with {"mask_logits", "depth_logits"} and {"mask", "depth"}, all (B, 1, H, W); those of
     an untrained task may be missing. Returns the total () and its parts, unweighted and detached,
-    keyed "mask/bce", "depth/l1"...; all in float32, under autocast too.
+    keyed "mask/bce", "depth/l1"...; all in float32, under autocast too. Depth's "new" asks for the
+    mask even if that is not trained.
     weighting="uncertainty": the total is the sum of ln L, L being a task's weighted sum.
     Kendall et al. 2018 learn s in exp(-s) L + s; at the best s, ln L, that is ln L + 1.
     ValueError: a term or weighting not known, repeated, misspelt; no term; shapes that differ.
@@ -224,7 +235,8 @@ class Loss:
     def __init__(
         self, mask: str = "bce+dice", depth: str = "l1+0.5*gradient", weighting: str = ""
     ) -> None:
-        self.mask, self.depth = _parse(mask, MASK, "mask"), _parse(depth, DEPTH, "depth")
+        known = DEPTH | DEPTH_OF_NEW
+        self.mask, self.depth = _parse(mask, MASK, "mask"), _parse(depth, known, "depth")
         if not (self.mask or self.depth):
             raise ValueError('mask="" and depth="" train nothing; name a term for one of them')
         if weighting not in ("", "uncertainty"):
@@ -248,7 +260,11 @@ class Loss:
             total = total + weight * part
         for name, weight in self.depth.items():
             depth_pred = out["depth_logits"].float().sigmoid()
-            part = _value(name, DEPTH[name], depth_pred, batch["depth"])
+            if name in DEPTH_OF_NEW:
+                term = partial(DEPTH_OF_NEW[name], mask=batch["mask"])
+            else:
+                term = DEPTH[name]
+            part = _value(name, term, depth_pred, batch["depth"])
             parts[f"depth/{name}"] = part.detach()
             total = total + weight * part
         return total, parts

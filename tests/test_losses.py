@@ -272,10 +272,22 @@ def test_a_term_of_ones_own_is_known_to_loss_and_config_once_it_is_in_the_table(
     assert total.item() == pytest.approx(math.log(2) + 2 * 0.5)
 
 
+def test_depth_of_what_is_new_counts_as_much_in_a_small_thing_as_in_a_large_one():
+    depth, mask = torch.zeros(3, 1, 10, 10), torch.zeros(3, 1, 10, 10)
+    mask[0, :, :2] = 1  # 20 pixels; of the second picture 80, of the third none
+    mask[1, :, 2:] = 1
+    pred = 0.3 * mask + 0.2 * (1 - mask)  # what is not new does not count
+    total, parts = Loss("", "new")({"depth_logits": logit(pred)}, {"mask": mask, "depth": depth})
+    answer = 0.3 * (20 / 21 + 80 / 81 + 0) / 3
+    assert total.item() == parts["depth/new"].item() == pytest.approx(answer, rel=1e-5)
+    with pytest.raises(ValueError, match="'new' is not a name or weight"):
+        Loss("new", "l1")
+
+
 def test_half_precision_outputs_are_scored_in_float32_even_under_autocast():
     logits, depth = 4 * noise(2, 1, 32, 32) - 2, noise(2, 1, 32, 32, seed=1)
     batch = {"mask": depth.round(), "depth": depth}
-    loss = Loss("+".join(MASK), "+".join(DEPTH))
+    loss = Loss("+".join(MASK), "+".join([*DEPTH, "new"]))
     out = {"mask_logits": logits.bfloat16(), "depth_logits": logits.bfloat16()}
     expected, _ = loss({k: v.float() for k, v in out.items()}, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
