@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalib.evidence import GIVEN, encoded, evidence, known_depth, lighting, mean_known
 from evalib.layers import (
     MIN_SIZE,
     answer,
@@ -20,12 +21,10 @@ from evalib.layers import (
     double,
     halved,
     joined,
-    normal,
     pad,
     resized,
 )
 
-GIVEN = 4  # channels of `_given`
 ASKED = 16  # numbers in which a cell says what it looks for, and what it is
 TYPICAL_MASK = 0.08  # mean of 5,000 rooms, which the untrained network answers; of depth it is .5
 
@@ -64,7 +63,7 @@ class Coarse(nn.Module):
     def forward(self, bg, fg_bg, light, bg_features, known) -> tuple[Tensor, Tensor]:
         """Features (B, 16, h / 2, w / 2) and the logits of three maps (B, 3, h, w), of shots
         (B, 3, h, w)."""
-        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features, known)
+        parts = evidence(self.encoder, self.STRIDE, bg, fg_bg, light, bg_features, known)
         mixed = [mix(joined(part)) for mix, part in zip(self.mix, parts, strict=True)]
         y = self.trunk(mixed[-1])  # (B, 96, H / 16, W / 16) of the padded size
         y = y + self.context(y.mean((2, 3)))[:, :, None, None]  # the room as a whole, for depth
@@ -84,7 +83,7 @@ class Coarse(nn.Module):
         as its other end.
 
         asking: (B, 50, H / 4, W / 4), what a cell offers, both questions and gates;
-        given:  `_given` of those cells.
+        given:  what is given of those cells.
         Source: scaled dot-product attention, Vaswani et al. 2017; copying, Vinyals et al. 2015.
         """
         with torch.autocast(depths.device.type, enabled=False):
@@ -92,8 +91,8 @@ class Coarse(nn.Module):
             offers, questions, gates = asking.flatten(2).split([ASKED, 2 * ASKED, 2], 1)
             there = F.avg_pool2d(depths[:, :1].sigmoid(), 4)
             there = given[:, :1].where(given[:, 1:2] > 0, there).flatten(2)  # (B, 1, cells)
-            questions = questions.unflatten(1, (2, ASKED))
-            fits = questions.mT @ offers[:, None] / ASKED**0.5  # (B, 2, cells, cells)
+            questions = questions.unflatten(1, (2, ASKED)) / ASKED**0.5
+            fits = questions.mT @ offers[:, None]  # (B, 2, cells, cells)
             copied = fits.softmax(3) @ there[:, None].mT  # (B, 2, cells, 1)
             copied = copied[..., 0].clamp(1e-3, 1 - 1e-3).logit()
             both = torch.cat([copied, gates.sigmoid()], 1).unflatten(2, asking.shape[2:])
@@ -114,6 +113,7 @@ class Small(nn.Module):
     """
 
     STRIDE, COARSE = 8, 64
+    takes_depth = True  # of the empty scene, as `bg_depth`
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,9 +131,9 @@ class Small(nn.Module):
     def encode(self, bg: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What a background (B, 3, H, W) costs, to keep where many `fg_bg` share it."""
         small = self._shrunk(bg)
-        kept = {"small": small, "coarse": _encode(self.coarse.encoder, pad(small, Coarse.STRIDE))}
+        kept = {"small": small, "coarse": encoded(self.coarse.encoder, pad(small, Coarse.STRIDE))}
         if max(bg.shape[2:]) > self.COARSE:
-            kept["fine"] = _encode(self.encoder, pad(bg, self.STRIDE))
+            kept["fine"] = encoded(self.encoder, pad(bg, self.STRIDE))
         return kept
 
     def forward(
@@ -160,14 +160,16 @@ class Small(nn.Module):
             check_depth(bg_depth, fg_bg)
         kept = bg_features or {"small": self._shrunk(bg)}
         small = self._shrunk(fg_bg)
-        light = _lighting(kept["small"], small)
-        known = _known(bg_depth, fg_bg)  # (B, 2, H, W)
-        fewer = resized(known, *small.shape[2:])
+        light = lighting(kept["small"], small)
+        known = fewer = None
+        if bg_depth is not None:
+            known = known_depth(bg_depth, len(fg_bg))  # (B, 2, H, W)
+            fewer = resized(known, *small.shape[2:])
         y, maps = self.coarse(kept["small"], small, light, kept.get("coarse"), fewer)
         coarse = _answer(maps, fewer)
         if max(fg_bg.shape[2:]) <= self.COARSE:
             return coarse
-        parts = _evidence(self.encoder, self.STRIDE, bg, fg_bg, light, kept.get("fine"), known)
+        parts = evidence(self.encoder, self.STRIDE, bg, fg_bg, light, kept.get("fine"), known)
         maps = self._corrected(maps, y, parts, *fg_bg.shape[2:])
         return _answer(maps, known) | {"coarse": coarse}
 
@@ -190,111 +192,24 @@ class Small(nn.Module):
         return resized(image, *(max(MIN_SIZE, round(side * scale)) for side in (h, w)))
 
 
-def _answer(maps: Tensor, known: Tensor) -> dict[str, Tensor]:
+def _answer(maps: Tensor, known: Tensor | None) -> dict[str, Tensor]:
     """One depth of both, as far as the mask says that something new is before the empty scene.
 
     A depth that has edges of its own has them beside the mask's, and between two distances lies
     nothing. What stood in the empty scene and has left keeps the depth that was told of it.
     Source: layered depth images, Shade et al. 1998.
-    maps: (B, 3, H, W) logits; known: `_known`.
+    maps: (B, 3, H, W) logits; known: `known_depth`.
     """
     mask, depths = maps.float().split([1, 2], 1)
-    told = _mean_known(known)
-    is_told = known[:, 1:] > 0.5
     behind, new = depths.sigmoid().split(1, 1)
-    new = torch.where(is_told, torch.minimum(new, told), new)
-    behind = torch.where(is_told, told, behind)
+    if known is not None:
+        told = mean_known(known)
+        is_told = known[:, 1:] > 0.5
+        new = torch.where(is_told, torch.minimum(new, told), new)
+        behind = torch.where(is_told, told, behind)
     share = mask.detach().sigmoid()  # a wrong depth is no reason for another mask
     depth = behind + share * (new - behind)
     return {"mask_logits": mask, "depth_logits": depth.clamp(1e-4, 1 - 1e-4).logit()}
-
-
-def _encode(encoder: nn.ModuleList, image: Tensor) -> list[Tensor]:
-    """A padded shot (B, 3, H, W) at each scale of `encoder`, 1/2 and coarser."""
-    x = normal(image)
-    features = []
-    for scale in encoder:
-        x = scale(x)
-        features.append(x)
-    return features
-
-
-def _known(bg_depth: Tensor | None, like: Tensor) -> Tensor:
-    """(B, 2, H, W): depth where it is known, else 0, and whether it is; means of both tell a mean
-    of what is known."""
-    if bg_depth is None:
-        return like.new_zeros(len(like), 2, *like.shape[2:])
-    bg_depth = bg_depth.nan_to_num(0.0).clamp(0, 1).expand(len(like), -1, -1, -1)
-    return torch.cat([bg_depth, (bg_depth > 0).to(bg_depth.dtype)], 1)
-
-
-def _mean_known(known: Tensor) -> Tensor:
-    """(B, 1, h, w): the mean of what is known in each pixel; 0 where nothing is."""
-    depth, share = known.split(1, 1)
-    return depth / share.clamp(min=1e-6)
-
-
-def _evidence(encoder, stride: int, bg, fg_bg, light, bg_features, known) -> list[list[Tensor]]:
-    """[f_fg_bg, |f_fg_bg - f_bg|, known depth] of each scale, 1/2 and coarser; of the finest the
-    images' difference too."""
-    bg, fg_bg = pad(bg, stride), pad(fg_bg, stride)  # (B, 3, H, W)
-    if bg_features is None:  # one pass, so that BatchNorm sees both shots as one set
-        both = _encode(encoder, torch.cat([fg_bg, bg]))
-        pairs = [f.split(len(fg_bg)) for f in both]
-    else:
-        pairs = zip(_encode(encoder, fg_bg), bg_features, strict=True)
-    parts = []
-    known = pad(known, stride)
-    for f, f_bg in pairs:
-        known = F.avg_pool2d(known, 2)  # (B, 2, h, w) of this scale
-        parts.append([f, (f - f_bg).abs(), _given(known)])
-    difference = normal(_difference(bg, fg_bg, *light))
-    parts[0].append(F.pixel_unshuffle(difference, 2))  # (B, 24, H / 2, W / 2)
-    return parts
-
-
-def _given(known: Tensor) -> Tensor:
-    """(B, 4, h, w), what a convolution cannot see: the mean of the empty scene's depth that is
-    known around each pixel, whether any is, and where in the padded picture it is, x and y in
-    -1..1: how far up the picture tells much of how far away (CoordConv, Liu et al. 2018)."""
-    across, down = (torch.linspace(-1, 1, n, device=known.device) for n in known.shape[:1:-1])
-    places = torch.stack(torch.meshgrid(across, down, indexing="xy"))  # (2, h, w)
-    places = places.to(known.dtype).expand(len(known), -1, -1, -1)
-    is_known = (known[:, 1:] > 0).to(known.dtype)
-    return torch.cat([_mean_known(known), is_known, places], 1)
-
-
-def _difference(bg: Tensor, fg_bg: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """(B, 6, H, W): how much each colour differs from the background as lit now; then signed."""
-    change = fg_bg - (bg * gain + offset).clamp(0, 1)
-    return torch.cat([change.abs(), change], 1)
-
-
-@torch.no_grad()
-def _lighting(bg: Tensor, fg_bg: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and offset (B, 3, 1, 1) of each colour that light `bg` as `fg_bg` is lit.
-
-    Least squares over means of 4x4 pixels; then, twice, with small weights where that does not fit:
-    what is new must not count. Source: Holland & Welsch 1977, iteratively reweighted least squares.
-    """
-    with torch.autocast(bg.device.type, enabled=False):
-        b, f = (F.avg_pool2d(x, 4, ceil_mode=True).flatten(2) for x in (bg, fg_bg))  # (B, 3, n)
-        gain = f.mean(2, keepdim=True) / b.mean(2, keepdim=True).clamp(min=1e-3)
-        offset = torch.zeros_like(gain)
-        for _ in range(2):
-            miss = (f - gain * b - offset).abs().amax(1, keepdim=True)  # (B, 1, n)
-            middle = (miss.shape[2] - 1) // 2  # the median, in operations that ONNX has, too
-            usual = miss.sort(2).values[..., middle, None].clamp(min=0.01)  # (B, 1, 1)
-            weight = 1 / (1 + (miss / (2 * usual)) ** 2) ** 2
-            weight = weight / weight.sum(2, keepdim=True)
-            b_mean = (weight * b).sum(2, keepdim=True)  # (B, 3, 1)
-            f_mean = (weight * f).sum(2, keepdim=True)
-            spread = (weight * (b - b_mean) ** 2).sum(2, keepdim=True)
-            together = (weight * (b - b_mean) * (f - f_mean)).sum(2, keepdim=True)
-            plain = f_mean / b_mean.clamp(min=0.02)  # what an even wall gives no evidence against
-            gain = ((together + 1e-3 * plain) / (spread + 1e-3)).clamp(min=0.3).clamp(max=3.0)
-            offset = f_mean - gain * b_mean
-        return gain[..., None], offset[..., None]
 
 
 @torch.no_grad()
@@ -342,7 +257,7 @@ def predict(
 
 def takes_depth(model: nn.Module) -> bool:
     """Whether it can be told the depth of the empty scene."""
-    return hasattr(model, "encode")
+    return getattr(model, "takes_depth", False)
 
 
 def _device(model: nn.Module, image: Tensor) -> torch.device:

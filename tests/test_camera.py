@@ -235,6 +235,9 @@ def test_values_without_a_known_range_are_refused(mode, value):
 class Stub(nn.Module):
     """Mask: is `fg_bg` brighter than `bg`? Depth: the red of `bg`. Keeps what it was shown."""
 
+    def __deepcopy__(self, _):  # the one that was given is asked what it saw
+        return self
+
     def forward(self, bg, fg_bg):
         self.seen = bg, fg_bg
         brighter = (fg_bg - bg).mean(1, keepdim=True)
@@ -470,6 +473,8 @@ def test_what_reaches_beyond_the_network_is_told_in_a_smaller_measure(monkeypatc
     seen = []
 
     class Told(Stub):
+        takes_depth = True
+
         def encode(self, bg):
             return {}
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evalib import layers, losses, recipes, unet
+from evalib import evidence, layers, losses, recipes, unet
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_a_training_step_has_deterministic_algorithms_only(name, device, monkeyp
     size = (33, 49) if name in LARGE else (71, 90)
     bg, fg_bg = (image.to(device) for image in pair(2, 3, *size))
     batch = {"mask": fg_bg[:, :1].round(), "depth": bg[:, :1]}
-    loss = losses.Loss("+".join(losses.MASK), "+".join(losses.DEPTH))
+    loss = losses.Loss("+".join(losses.MASK), "+".join([*losses.DEPTH, "new"]))
     model = recipes.build(name).to(device).train()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     steps = []
@@ -85,7 +85,7 @@ def test_no_operation_with_a_gradient_is_one_of_those_that_cuda_adds_up_in_any_o
     """Of those torch lists. MaxPool2d is none: on CUDA a pixel sums over its windows, in order."""
     chance = "Adaptive|Replication|Reflection|Upsample(Bilinear|Bicubic|Linear)|GridSampl|NllLoss"
     chance += "|Cumsum|Scatter|Gather|^Index|Median|Kthvalue|Embedding|AvgPool3D|MaxPool3D|Put"
-    loss = losses.Loss("+".join(losses.MASK), "+".join(losses.DEPTH))
+    loss = losses.Loss("+".join(losses.MASK), "+".join([*losses.DEPTH, "new"]))
     for name in DESIGNS:
         bg, fg_bg = pair(2, 3, *((33, 49) if name in LARGE else (71, 90)))
         batch = {"mask": fg_bg[:, :1].round(), "depth": bg[:, :1]}
@@ -181,8 +181,7 @@ def test_an_even_change_of_light_is_no_difference():
     gain = torch.tensor([0.7, 0.8, 1.1]).view(1, 3, 1, 1)
     fg_bg = bg * gain + 0.05
     fg_bg[:, :, 10:40, 20:40] = 0.9  # what is new, a seventh of the picture, does not count
-    found_gain, found_offset = unet._lighting(bg, fg_bg)
-    rest = unet._difference(bg, fg_bg, found_gain, found_offset)[:, :3]
+    rest = evidence._difference(bg, fg_bg, *evidence.lighting(bg, fg_bg)).abs()
     assert rest[:, :, 44:].max() < 0.02 and (fg_bg - bg).abs()[:, :, 44:].max() > 0.1
     assert rest[:, :, 10:40, 20:40].mean() > 0.2
 
@@ -295,7 +294,7 @@ def test_a_cell_copies_the_depth_of_the_cell_it_asks_for_known_or_answered():
     depths = torch.full((1, 2, 8, 8), 0.5)
     depths[0, 0, 4:, 4:] = 0.8
     depths[0, 1] = 0.6
-    given = torch.zeros(1, unet.GIVEN, 2, 2)
+    given = torch.zeros(1, evidence.GIVEN, 2, 2)
     given[0, :2, 0, 0] = torch.tensor([0.3, 1.0])
     found = network._copied(depths.logit(), asking, given).sigmoid()[0]
     torch.testing.assert_close(found[0], torch.full((8, 8), 0.8))
@@ -306,7 +305,8 @@ def test_a_cell_copies_the_depth_of_the_cell_it_asks_for_known_or_answered():
 def test_of_one_known_point_the_mean_is_that_point():
     known = torch.zeros(1, 2, 8, 8)
     known[0, :, 2, 5] = torch.tensor([0.3, 1.0])
-    depth, is_known, across, down = unet._given(F.avg_pool2d(known, 4))[0]
+    given = evidence._given(F.avg_pool2d(known, 4), known)
+    depth, is_known, across, down = given[0]
     torch.testing.assert_close(depth, torch.tensor([[0, 0.3], [0, 0]]))
     torch.testing.assert_close(is_known, torch.tensor([[0, 1.0], [0, 0]]))
     assert across[0].tolist() == [-1, 1] and down[:, 0].tolist() == [-1, 1]
@@ -334,6 +334,19 @@ def test_a_network_that_is_not_made_for_it_is_not_told(name):
     model, (bg, fg_bg) = settled(name), pair(1, 3, 64, 64)
     told = unet.predict(model, bg, fg_bg, bg_depth=torch.full((1, 1, 64, 64), 0.3))
     assert all(map(torch.equal, told, unet.predict(model, bg, fg_bg)))
+
+
+@pytest.mark.parametrize("name", ["small", "lean", "resnet", "eva15-norm", "two_stream"])
+def test_a_folded_network_answers_the_same_and_leaves_the_other_alone(name):
+    model, images = settled(name).train(), pair(1, 3, 70, 100)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = layers.folded(model)
+    both = unet.predict(folded, *images), unet.predict(model, *images)
+    for ours, theirs in zip(*both, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    if name == "small":
+        assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
 
 
 @pytest.mark.parametrize("name", ["small", "lean", "eva15-carvana", "mde_bs", "two_stream"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from evalib import unet
+from evalib import evidence, layers, unet
 from evalib.camera import align, measured
 from evalib.camera.anchor import anchored
 
@@ -57,7 +57,7 @@ class Camera:
         if refresh < 0 or (align and refresh):
             needed = "needed 0 or more, and 0 with align: only a camera that stands still can"
             raise ValueError(f"refresh is {refresh} frames, {needed} follow the light")
-        self.model = model
+        self.model = layers.folded(model)
         self.bg = bg
         self.long_side = long_side
         self.align = align
@@ -291,9 +291,8 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _shrunk_depth(bg_depth: np.ndarray, size: tuple[int, int]) -> Tensor:
     """(1, 1, h, w) in 0..1, the mean of what is known in each pixel of the network; 0: nothing."""
-    maps = np.minimum(bg_depth, 1.0), (bg_depth > 0).astype(np.float32)
-    depth, share = (Image.fromarray(x).resize(size[::-1], Image.Resampling.BOX) for x in maps)
-    return torch.from_numpy(np.asarray(depth) / np.maximum(share, 1e-9))[None, None]
+    known = evidence.known_depth(torch.from_numpy(bg_depth)[None, None], 1)
+    return evidence.mean_known(layers.resized(known, *size))
 
 
 def _shrunk(photo: np.ndarray, size: tuple[int, int]) -> Tensor:

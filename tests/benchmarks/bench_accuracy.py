@@ -24,12 +24,24 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
-from evalib import augment, camera, dataset, manifest, metrics, runs, timing, training, unet
+from evalib import (
+    augment,
+    camera,
+    dataset,
+    evidence,
+    manifest,
+    metrics,
+    runs,
+    timing,
+    training,
+    unet,
+)
 from evalib.rooms import backdrop, objects, places, rays, sensor, shots, staging
 
 # Crops cost depth (notebook 03).
 PHOTOMETRIC = tuple(name for name in augment.ALL if name != "crop")
 BASE = dict(augment=("flip",), log_every=50, evaluate_every=10_000)
+BOTH = training.Config().depth_loss
 # steps, samples of 64 px in each
 BUDGET = {"ingredients": (800, 64), "depth": (800, 64), "networks": (400, 32)}
 WIDE, BROAD = manifest.find("wide-400k"), manifest.find("broad-400k")
@@ -58,6 +70,9 @@ ENTRIES = {  # group: name: (tier, what is switched off, changes of the config)
         "half the rooms": ("half", "nothing", {}),
     },
     "depth": {
+        "today's": ("rooms", "nothing", {}),
+        "today's, another seed": ("rooms", "nothing", {"seed": 1}),
+        "a term of what is new": ("rooms", "nothing", {"depth_loss": f"{BOTH}+0.5*new"}),
         "never told the empty depth": ("rooms", "nothing", {"told": 0.0}),
         "one depth": ("rooms", "layers", {}),
         "no copying": ("rooms", "copying", {}),
@@ -157,10 +172,10 @@ def switched_off(what: str) -> Iterator[None]:
     def one_depth(maps, known):
         return answer(maps[:, [0, 1, 1]], known)
 
-    def without_position(known):
-        return given(known) * known.new_tensor([1, 1, 0, 0])[:, None, None]
+    def without_position(known, like):
+        return given(known, like) * like.new_tensor([1, 1, 0, 0])[:, None, None]
 
-    answer, given = unet._answer, unet._given
+    answer, given = unet._answer, evidence._given
     patches = {
         "nothing": [],
         "kinds": [patch.object(places, "MORE_KINDS", places.KINDS)],
@@ -176,7 +191,7 @@ def switched_off(what: str) -> Iterator[None]:
         ],
         "layers": [patch.object(unet, "_answer", one_depth)],
         "copying": [patch.object(unet.Coarse, "_copied", lambda self, depths, *_: depths)],
-        "position": [patch.object(unet, "_given", without_position)],
+        "position": [patch.object(evidence, "_given", without_position)],
     }[what]
     with ExitStack() as stack:
         for change in patches:

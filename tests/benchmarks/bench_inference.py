@@ -9,7 +9,6 @@ calibrated on 24 training samples.
 """
 
 import argparse
-import copy
 import functools
 import sys
 import tempfile
@@ -24,12 +23,11 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this evalib, not an installed one
 
 import evalib
-from evalib import dataset, metrics, timing, unet, weights
+from evalib import dataset, layers, metrics, timing, unet, weights
 
 Maps = tuple[Tensor, Tensor]
 Way = Callable[[Tensor], Callable[[Tensor], Maps]]  # bg -> frame -> maps
@@ -76,10 +74,10 @@ def all_ways(model: nn.Module, folder: Path, packs: Path) -> dict[str, Way]:
     ways = {
         "PyTorch": functools.partial(torch_way, model, keep=False),
         "PyTorch, background kept": functools.partial(torch_way, model),
-        "the same, BatchNorm folded": functools.partial(torch_way, folded(model)),
+        "the same, BatchNorm folded": functools.partial(torch_way, layers.folded(model)),
     }
     if getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"):
-        ways["the same, bf16"] = functools.partial(bf16_way, folded(model))
+        ways["the same, bf16"] = functools.partial(bf16_way, layers.folded(model))
     graphs = {"": False, ", background kept": True}
     for name, keep in graphs.items():
         ways[f"onnxruntime{name}"] = functools.partial(onnx_way, model, folder, keep=keep)
@@ -102,18 +100,6 @@ def bf16_way(model: nn.Module, bg: Tensor) -> Callable[[Tensor], Maps]:
             return look(frame)
 
     return autocast
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """A copy whose convolutions do what the BatchNorm behind them did."""
-    model = copy.deepcopy(model)
-    for layers in model.modules():
-        if isinstance(layers, nn.Sequential):
-            for i in range(len(layers) - 1):
-                if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
-                    layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
-                    layers[i + 1] = nn.Identity()
-    return model
 
 
 def onnx_way(
