@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evalib import manifest, rooms
-from evalib.rooms import objects, places, sensor, shadows, staging
+from evalib.rooms import kernels, objects, places, sensor, shadows, staging
 from evalib.rooms.backdrop import Backdrop, backdrop, probe
 from evalib.rooms.builder import Builder, chance, paint
 from evalib.rooms.rays import BALL, BOX, TUBE, Frame, Pinhole, raster, span, view
@@ -430,6 +430,18 @@ def test_two_processes_that_compile_at_once_leave_a_third_nothing_to_do(copied, 
     third = start(MOVE, copied, tmp_path).communicate()[0].split("|")
     assert one[:2] == other[:2] == third[:2] and third[2] == "1\n"
     assert Path(one[0]).parent == tmp_path / ".cache" / "evalib"
+
+
+def test_a_folder_that_another_process_makes_first_is_used_as_well(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    make = Path.mkdir
+
+    def late(path, **how):
+        os.makedirs(path)
+        make(path, **how)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert kernels._folder().parent == tmp_path
 
 
 def test_a_torn_file_of_a_kernel_is_compiled_anew(copied, tmp_path):

@@ -61,7 +61,7 @@ def _folder() -> Path | None:
     home = os.environ.get("NUMBA_CACHE_DIR") or os.path.expanduser("~/.cache/evalib")
     folder = Path(home) / f"rooms-{seen.hexdigest()[:12]}"
     try:
-        if not folder.is_dir():
+        with contextlib.suppress(FileExistsError):  # of an earlier process, or one at this moment
             folder.mkdir(parents=True)
             others = sorted(folder.parent.glob("rooms-*"), key=lambda path: path.stat().st_mtime)
             for old in others[:-KEPT]:
