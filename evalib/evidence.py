@@ -51,7 +51,7 @@ def evidence(encoder, stride: int, bg, fg_bg, light, bg_features, known) -> list
         known = None if known is None else F.avg_pool2d(known, 2)  # (B, 2, h, w) of this scale
         parts.append([f, (f - f_bg).abs(), _given(known, f)])
     change = F.pixel_unshuffle(_difference(bg, fg_bg, *light), 2)  # (B, 12, H / 2, W / 2)
-    parts[0] += [normal(change.abs()), normal(change)]
+    parts[0] += [change.abs(), change]
     return parts
 
 

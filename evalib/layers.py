@@ -101,12 +101,29 @@ class Sum(nn.Module):
         return self.deep(x) + self.flat(x)
 
 
+def residual(c: int) -> nn.Sequential:
+    """(B, c, H, W) >= 0 -> the same and a convolution of it, ReLU; at first little of that, so that
+    a trained network can be given one more. Source: He et al. 2016."""
+    deep = nn.Sequential(nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
+    nn.init.constant_(deep[1].weight, 0.2)
+    return nn.Sequential(Sum(deep, nn.Identity()), nn.ReLU(inplace=True))
+
+
 def answer(c: int, maps: int = 1, typical: float = 0.5) -> nn.Sequential:
     """(B, c, H, W) -> (B, maps, 2H, 2W) logits, whose sigmoids start near `typical`."""
     last = nn.Conv2d(c, 4 * maps, 3, padding=1)  # 4: a pixel of the half size becomes 2x2
     last.weight.data *= 0.1
     nn.init.constant_(last.bias, math.log(typical / (1 - typical)))
     return nn.Sequential(last, nn.PixelShuffle(2))
+
+
+def answers(x: Tensor, *heads: nn.Sequential) -> Tensor:
+    """What `heads`, of `answer`, make of the same x, as channels of one map: one convolution takes
+    half the time of two that are as small."""
+    convs = [head[0] for head in heads]
+    weight = torch.cat([conv.weight for conv in convs])
+    bias = torch.cat([conv.bias for conv in convs])
+    return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
 
 
 def resized(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -132,8 +149,3 @@ def _weights(n: int, m: int) -> np.ndarray:
         shared = 1 - abs((at + 0.5 * m / n - 0.5).clip(0, m - 1) - pixel)
     shared = shared.clip(min=0)
     return (shared / shared.sum(1, keepdims=True)).astype(np.float32)
-
-
-def halved(x: Tensor) -> Tensor:
-    """Means of 2x2 pixels; an odd last row or column stands for itself."""
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)

@@ -4,6 +4,7 @@ Source: U-Net, Ronneberger et al. 2015; one encoder for two shots, FC-Siam-diff,
 PixelShuffle, Shi et al. 2016.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,13 +16,14 @@ from evalib.evidence import GIVEN, encoded, evidence, known_depth, lighting, mea
 from evalib.layers import (
     MIN_SIZE,
     answer,
+    answers,
     block,
     check,
     check_depth,
     double,
-    halved,
     joined,
     pad,
+    residual,
     resized,
 )
 
@@ -44,13 +46,17 @@ class Coarse(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        scales = [block(3, 16, stride=2), block(16, 32, stride=2), block(32, 64, stride=2)]
+        scales = [
+            block(3, 16, stride=2),
+            block(16, 32, stride=2).append(residual(32)),
+            block(32, 64, stride=2).append(residual(64)),
+        ]
         self.encoder = nn.ModuleList(scales)
         # 24: the images' difference, 2x2 pixels of 3 colours, absolute and signed
         ins = 32 + 24 + GIVEN, 64 + GIVEN, 128 + GIVEN
         self.mix = nn.ModuleList(block(i, o, 1) for i, o in zip(ins, (16, 32, 64), strict=True))
         blocks = [block(96, 96), block(96, 96)]
-        self.trunk = nn.Sequential(block(64, 96, stride=2), *blocks)
+        self.trunk = nn.Sequential(block(64, 96, stride=2), *blocks, residual(96))
         self.context = nn.Linear(96, 96)
         laterals = [nn.Conv2d(32, 16, 1), nn.Conv2d(64, 32, 1), nn.Conv2d(96, 64, 1)]
         self.lateral = nn.ModuleList(laterals)
@@ -121,12 +127,12 @@ class Small(nn.Module):
         found = 16 + 3  # the first stage's features and its maps
         self.encoder = nn.ModuleList([block(3, 16, stride=2), block(16, 24, stride=2)])
         ins = 32 + 24 + GIVEN + found, 48 + GIVEN + found
-        self.mix = nn.ModuleList(block(i, 24, 1) for i in ins)
+        self.mix = nn.ModuleList(block(i, o, 1) for i, o in zip(ins, (16, 24), strict=True))
         self.at_quarter = nn.Sequential(block(24, 24), block(24, 24))
-        self.lateral = nn.Conv2d(24, 24, 1)
-        self.at_half = block(24, 24)
-        self.mask_head = answer(24)
-        self.depth_head = answer(24, 2)
+        self.lateral = nn.Conv2d(24, 16, 1)
+        self.at_half = block(16, 16)
+        self.mask_head = answer(16)
+        self.depth_head = answer(16, 2)
 
     def encode(self, bg: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What a background (B, 3, H, W) costs, to keep where many `fg_bg` share it."""
@@ -175,15 +181,15 @@ class Small(nn.Module):
 
     def _corrected(self, maps: Tensor, y: Tensor, parts: list, h: int, w: int) -> Tensor:
         """The first stage's maps at full size, corrected at 1/2 from both scales of the second."""
-        maps = resized(maps, h, w)
-        y = resized(y, (h + 1) // 2, (w + 1) // 2)
-        found = pad(torch.cat([y, halved(maps)], 1), self.STRIDE // 2)  # (B, 19, H / 2, W / 2)
-        half = self.mix[0](joined([*parts[0], found]))  # (B, 24, H / 2, W / 2)
-        quarter = self.mix[1](joined([*parts[1], F.avg_pool2d(found, 2)]))
-        quarter = self.at_quarter(quarter)  # (B, 24, H / 4, W / 4)
-        half = self.at_half(half + double(self.lateral(quarter)))
-        corrections = torch.cat([self.mask_head(half), self.depth_head(half)], 1)
-        return maps + corrections[..., :h, :w]
+        mixed = []
+        for mix, part, scale in zip(self.mix, parts, (2, 4), strict=True):
+            sides = math.ceil(h / scale), math.ceil(w / scale)
+            found = (pad(resized(x, *sides), self.STRIDE // scale) for x in (y, maps))
+            mixed.append(mix(joined([*part, *found])))
+        half, quarter = mixed  # (B, 16, H / 2, W / 2), (B, 24, H / 4, W / 4)
+        half = self.at_half(half + double(self.lateral(self.at_quarter(quarter))))
+        corrections = answers(half, self.mask_head, self.depth_head)
+        return resized(maps, h, w) + corrections[..., :h, :w]
 
     def _shrunk(self, image: Tensor) -> Tensor:
         """The whole image at COARSE pixels on its long side; a smaller one as it is."""

@@ -22,7 +22,7 @@ def test_an_entry_tells_what_it_saw_what_it_cost_and_how_good_it_is(
     playground, evaluation, tmp_path
 ):
     row = contest.enter(Config(**TINY), {32: playground}, evaluation, tmp_path, entry="mine")
-    assert row["entry"] == "mine" and row["samples"] == 8 and row["parameters"] == 356_290
+    assert row["entry"] == "mine" and row["samples"] == 8 and row["parameters"] == 481_090
     assert row["per_s"] == pytest.approx(8 / row["train_s"], rel=0.05) and row["ms"] > 0
     for subset in ("seen", "unseen_both"):
         assert set(row[subset]) == set(contest.SCORES) - {"false_area"}  # all have something new
@@ -46,7 +46,7 @@ def test_a_run_whose_weights_burst_is_a_row_too_and_stays_one(playground, evalua
     for _ in range(2):
         row = contest.enter(config, {32: playground}, evaluation, tmp_path, entry="mine")
         assert "not finite" in row["failed"] and "Lower" not in row["failed"]
-        assert row["parameters"] == 356_290 and "seen" not in row
+        assert row["parameters"] == 481_090 and "seen" not in row
 
 
 def test_samples_are_counted_over_all_sizes(playground, evaluation, tmp_path):

@@ -193,6 +193,19 @@ def test_resizing_by_matrices_is_torchs(shape, size):
     torch.testing.assert_close(layers.resized(x, *size), F.interpolate(x, size, **mode))
 
 
+def test_answers_in_one_convolution_are_those_of_each_head_alone():
+    heads = layers.answer(16), layers.answer(16, 2)
+    x = torch.rand(2, 16, 5, 7)
+    alone = torch.cat([head(x) for head in heads], 1)  # (2, 3, 10, 14)
+    torch.testing.assert_close(layers.answers(x, *heads), alone)
+
+
+def test_one_more_residual_block_changes_a_trained_network_little():
+    x = torch.randn(4, 16, 8, 8).relu()
+    added = layers.residual(16)(x) - x
+    assert 0 < added.abs().mean() < 0.2  # of what BatchNorm makes, whose spread is 1
+
+
 def test_parts_are_joined_in_order_and_in_the_precision_of_the_first():
     first, second = torch.rand(2, 3, 4, 5).bfloat16(), torch.rand(2, 8, 4, 5)[:, ::2]
     both = layers.joined([first, second])

@@ -19,7 +19,11 @@ from evalib.recipes.system import PerTask
 # What most have in common: no averaged weights, no limit to gradients, no augmentation, 64 px.
 PLAIN = {"ema": 0.0, "clip": 1e9, "augment": (), "sizes": ((64, 1),)}
 RECIPES: dict[str, dict] = {
-    "small": {"network": "small"},
+    "small": {
+        "network": "small",
+        "mask_loss": "bce+dice+outline",
+        "depth_loss": "l1+0.5*gradient+0.5*new",
+    },
     "eva15": PLAIN | eva15.SETTINGS,
     "mde_bs": PLAIN | mde_bs.SETTINGS,
     "lean": PLAIN | lean.SETTINGS,
