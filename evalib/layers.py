@@ -104,7 +104,7 @@ class Sum(nn.Module):
 def residual(c: int) -> nn.Sequential:
     """(B, c, H, W) >= 0 -> the same and a convolution of it, ReLU; at first little of that, so that
     a trained network can be given one more. Source: He et al. 2016."""
-    deep = nn.Sequential(nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
+    deep = block(c, c)[:2]  # without its ReLU
     nn.init.constant_(deep[1].weight, 0.2)
     return nn.Sequential(Sum(deep, nn.Identity()), nn.ReLU(inplace=True))
 
