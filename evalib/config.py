@@ -16,12 +16,7 @@ import torch
 
 from evalib import augment, recipes, rng, schedule
 from evalib.losses import Loss
-
-OPTIMIZERS = {  # of parameters, rate, weight decay, and `fused` as torch's have it
-    "adamw": lambda p, lr, decay, **how: torch.optim.AdamW(p, lr, weight_decay=decay, **how),
-    "adam": lambda p, lr, decay, **how: torch.optim.Adam(p, lr, **how),
-    "sgd": lambda p, lr, decay, **how: torch.optim.SGD(p, lr, 0.9, weight_decay=decay, **how),
-}
+from evalib.optimizers import OPTIMIZERS
 
 BLOCKS = 8  # in the window of a stream
 REUSES = (1, 2, 4, 8, 16)

@@ -60,11 +60,12 @@ def rows_without_times(folder):
     return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in rows]
 
 
-@pytest.mark.parametrize("n_steps", [3, 4])  # between two logged rows, and on one
+# between two logged rows, and on one
+@pytest.mark.parametrize(("n_steps", "optimizer"), [(3, "adamw"), (4, "adamw"), (3, "muon")])
 def test_a_stopped_run_goes_on_as_if_it_had_never_been_stopped(
-    playground, tmp_path, monkeypatch, capsys, n_steps
+    playground, tmp_path, monkeypatch, capsys, n_steps, optimizer
 ):
-    config = training.Config(**TINY)
+    config = training.Config(**TINY | {"optimizer": optimizer})
     straight = train(config, playground, tmp_path / "straight")
     with monkeypatch.context() as patch:
         stop_after(patch, n_steps)

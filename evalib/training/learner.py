@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from evalib import dataset, metrics, recipes, schedule, timing, unet, weights
 from evalib.batches import Batches
-from evalib.config import OPTIMIZERS, Config
+from evalib.config import Config
+from evalib.optimizers import OPTIMIZERS
 from evalib.training import heads, samples, session
 from evalib.training.ranks import Ranks, accelerator
 
@@ -55,10 +56,10 @@ class Learner:
         self.ema = copy.deepcopy(self.network)  # the averaged weights
         self.ranks.share_statistics(self.network)
         parameters = self.network.parameters()
-        self.fused = True if self.device.type == "cuda" else None  # one kernel for all parameters
-        optimizer = OPTIMIZERS[config.optimizer](
-            parameters, config.lr, config.weight_decay, fused=self.fused
-        )
+        fused = True if self.device.type == "cuda" else None  # one kernel for all parameters
+        make = OPTIMIZERS[config.optimizer]
+        optimizer = make(parameters, config.lr, config.weight_decay, fused=fused)
+        self.fused = optimizer.defaults["fused"]
         self.takes_depth = unet.takes_depth(self.network)
         # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
         self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)

@@ -33,8 +33,9 @@ import repeated
 
 import evalib
 from evalib import augment, dataset, metrics, recipes, timing, training, unet
-from evalib.config import OPTIMIZERS, Config
+from evalib.config import Config
 from evalib.losses import Loss
+from evalib.optimizers import OPTIMIZERS
 from evalib.rng import sample_keys
 from evalib.training import Learner, ranks
 
