@@ -23,6 +23,7 @@ RECIPES: dict[str, dict] = {
         "network": "small",
         "mask_loss": "bce+dice+outline",
         "depth_loss": "l1+0.5*gradient+0.5*new",
+        "optimizer": "muon",
     },
     "eva15": PLAIN | eva15.SETTINGS,
     "mde_bs": PLAIN | mde_bs.SETTINGS,
