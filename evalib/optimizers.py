@@ -13,8 +13,9 @@ class Muon(torch.optim.AdamW):
     """AdamW, but a convolution's weights all move alike: by the orthogonal matrix that is nearest
     to the momentum of their gradient, so what is seldom asked for is learnt as fast as the rest.
 
-    Steps are as long as AdamW's usually are, so that one learning rate does for both. A float16
-    run needs no care: steps whose gradients overflowed are left out before they come here.
+    Steps are as long as AdamW's usually are, so that one learning rate does for both. Never fused:
+    then a float16 step whose gradients overflowed is left out before it comes here, while a fused
+    AdamW is called all the same and told to leave it out itself.
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the length: Liu et al.
     2025, "Muon is scalable for LLM training".
     """

@@ -59,7 +59,6 @@ class Learner:
         fused = True if self.device.type == "cuda" else None  # one kernel for all parameters
         make = OPTIMIZERS[config.optimizer]
         optimizer = make(parameters, config.lr, config.weight_decay, fused=fused)
-        self.fused = optimizer.defaults["fused"]
         self.takes_depth = unet.takes_depth(self.network)
         # evaluation_mode: without DistributedDataParallel, for the reasons in `ranks`.
         self.model = self.accelerator.prepare_model(self.network, evaluation_mode=True)
@@ -231,7 +230,7 @@ class Learner:
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.fused  # as this device has it
+            group["fused"] = self.optimizer.defaults["fused"]  # as this device has it
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler:  # a T4's run may go on without fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
